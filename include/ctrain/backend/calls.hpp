@@ -1,0 +1,313 @@
+/// \file  One aggregate per kernel: every pointer, shape and constant that a backend needs.   floor 5: backend
+#pragma once
+
+#include <ctrain/backend/batch.hpp>
+#include <ctrain/core/philox.hpp>
+#include <ctrain/policy/policy.hpp>
+
+#include <cstdint>
+
+namespace ctrain {
+
+// Conventions. Matrices are row-major and dense. `rows` is what this micro-batch computes, at most the
+// planned bound. T is the compute type (float or bf16), float everything that is summed, normalised
+// or carried along the residual stream. Arithmetic and accumulation are in float whatever T is;
+// narrowing rounds to nearest even. Outputs are written whole unless `accumulate` is set, which adds
+// to what stands there. Pointers to outputs and inputs are distinct except where a comment allows it.
+// The result of a call does not depend on the number of threads.
+
+// embedding --------------------------------------------------------------------------------------
+
+/// x[r] = word[id[r]] + token_type[type[r]] + position[position[r]]  (Hugging Face, section "embeddings").
+struct EmbedForward {
+  float* x = nullptr;                 // (rows, hidden)
+  const float* word = nullptr;        // (vocabulary, hidden)
+  const float* position = nullptr;    // (positions, hidden)
+  const float* token_type = nullptr;  // (token_types, hidden)
+  BatchView batch;
+  int hidden = 0;
+};
+
+/// Scatter-adds dx into the three tables' gradients; rows of one id are added in row order. Row 0 of
+/// the word table (padding_idx) gets no gradient. Rows beyond the last sentence are left out.
+/// Without `accumulate` every table gradient is set to zero first.
+struct EmbedBackward {
+  float* d_word = nullptr;        // (vocabulary, hidden)
+  float* d_position = nullptr;    // (positions, hidden)
+  float* d_token_type = nullptr;  // (token_types, hidden)
+  const float* dx = nullptr;      // (rows, hidden)
+  BatchView batch;
+  int vocabulary = 0, positions = 0, token_types = 0, hidden = 0;
+  bool accumulate = false;
+};
+
+// rows -------------------------------------------------------------------------------------------
+
+/// y = gain * (x - mean) * rstd + bias, biased variance, rstd = 1 / sqrt(variance + epsilon)
+/// (Ba et al., arXiv 1607.06450).
+template <class T>
+struct LayerNormForward {
+  T* y = nullptr;            // (rows, hidden)
+  float* mean = nullptr;     // (rows)
+  float* rstd = nullptr;     // (rows)
+  const float* x = nullptr;  // (rows, hidden)
+  const float* gain = nullptr;
+  const float* bias = nullptr;
+  int rows = 0, hidden = 0;
+  float epsilon = 0;
+};
+
+/// dx (+)= rstd * (g - mean(g) - xhat * mean(g * xhat)), g = gain * dy; d_gain (+)= sum(dy * xhat),
+/// d_bias (+)= sum(dy). `accumulate_input` belongs to dx, `accumulate` to the two parameters.
+/// dx may be dy itself where T is float and accumulate_input is false.
+template <class T>
+struct LayerNormBackward {
+  float* dx = nullptr;      // (rows, hidden)
+  float* d_gain = nullptr;  // (hidden)
+  float* d_bias = nullptr;  // (hidden)
+  const T* dy = nullptr;    // (rows, hidden)
+  const float* x = nullptr;
+  const float* mean = nullptr;
+  const float* rstd = nullptr;
+  const float* gain = nullptr;
+  int rows = 0, hidden = 0;
+  bool accumulate_input = false, accumulate = false;
+};
+
+/// A dropout's identity: element (r, c) is dropped iff dropout_draw(key, token, c) < threshold, kept
+/// values are multiplied by dropout_scale(threshold). token = row_keys[r], or, where `first_row` is
+/// set (one row per sentence), row_keys[first_row[r]]. threshold 0: no dropout.
+struct Dropout {
+  DropoutKey key;
+  std::uint32_t threshold = 0;
+  const std::uint32_t* row_keys = nullptr;
+  const std::int32_t* first_row = nullptr;
+};
+
+/// y = dropout(x). y may be x. Backward of itself: apply it to the gradient.
+struct DropoutForward {
+  float* y = nullptr;        // (rows, cols)
+  const float* x = nullptr;  // (rows, cols)
+  Dropout dropout;
+  int rows = 0, cols = 0;
+};
+
+/// sum = residual + dropout(branch).
+template <class T>
+struct DropoutAddForward {
+  float* sum = nullptr;             // (rows, hidden)
+  const T* branch = nullptr;        // (rows, hidden)
+  const float* residual = nullptr;  // (rows, hidden)
+  Dropout dropout;
+  int rows = 0, hidden = 0;
+};
+
+/// d_branch = dropout(d_sum); the residual's gradient is d_sum itself.
+template <class T>
+struct DropoutAddBackward {
+  T* d_branch = nullptr;         // (rows, hidden)
+  const float* d_sum = nullptr;  // (rows, hidden)
+  Dropout dropout;
+  int rows = 0, hidden = 0;
+};
+
+/// y = T(x).
+template <class T>
+struct CastForward {
+  T* y = nullptr;
+  const float* x = nullptr;
+  int rows = 0, cols = 0;
+};
+
+/// dx (+)= float(dy).
+template <class T>
+struct CastBackward {
+  float* dx = nullptr;
+  const T* dy = nullptr;
+  int rows = 0, cols = 0;
+  bool accumulate_input = false;
+};
+
+/// y = gelu(x), erf or tanh form (Hendrycks & Gimpel, arXiv 1606.08415).
+template <class T>
+struct GeluForward {
+  T* y = nullptr;        // (rows, cols)
+  const T* x = nullptr;  // (rows, cols)
+  int rows = 0, cols = 0;
+  Activation activation = Activation::gelu_tanh;
+};
+
+/// dx = dy * gelu'(x). dx may be dy.
+template <class T>
+struct GeluBackward {
+  T* dx = nullptr;
+  const T* dy = nullptr;
+  const T* x = nullptr;
+  int rows = 0, cols = 0;
+  Activation activation = Activation::gelu_tanh;
+};
+
+// matrices ---------------------------------------------------------------------------------------
+
+/// The weight of y = x W^T + b as a backend keeps it. `master` is always valid. `forward` and
+/// `backward` point to prepared copies of out * in elements each (Backend::prepare fills them), or
+/// are null: then fp32 products read `master`, and bf16 products with `forward` alone set read the
+/// row-major bf16 copy there in both directions.
+template <class T>
+struct Weight {
+  const float* master = nullptr;  // (out, in)
+  const T* forward = nullptr;
+  const T* backward = nullptr;
+  int out = 0, in = 0;
+};
+
+/// Fills a weight's prepared copies from its master; called after every update.
+template <class T>
+struct PrepareWeight {
+  T* forward = nullptr;
+  T* backward = nullptr;
+  const float* master = nullptr;
+  int out = 0, in = 0;
+};
+
+/// z = x W^T + bias.
+template <class T>
+struct LinearForward {
+  T* z = nullptr;        // (rows, out)
+  const T* x = nullptr;  // (rows, in)
+  Weight<T> weight;
+  const float* bias = nullptr;  // (out)
+  int rows = 0;
+};
+
+/// dx (+)= dz W. DX is T, or float where the gradient joins the residual stream.
+template <class T, class DX>
+struct LinearBackwardInput {
+  DX* dx = nullptr;       // (rows, in)
+  const T* dz = nullptr;  // (rows, out)
+  Weight<T> weight;
+  int rows = 0;
+  bool accumulate_input = false;
+};
+
+/// d_weight (+)= dz^T x, d_bias (+)= column sums of dz.
+template <class T>
+struct LinearBackwardWeight {
+  float* d_weight = nullptr;  // (out, in)
+  float* d_bias = nullptr;    // (out)
+  const T* dz = nullptr;      // (rows, out)
+  const T* x = nullptr;       // (rows, in)
+  int rows = 0, out = 0, in = 0;
+  bool accumulate = false;
+};
+
+// attention --------------------------------------------------------------------------------------
+
+/// Softmax attention inside each sentence (Vaswani et al., arXiv 1706.03762; log-sum-exp kept as in
+/// Dao et al., arXiv 2205.14135). A row of qkv is [q | k | v], heads consecutive inside each.
+/// Queries: all rows of a sentence; keys: its first `lengths[s]` rows. Scores are scaled by
+/// 1 / sqrt(head_size). Probabilities are dropped after the softmax; the element of a draw is
+/// head * 4096 + key position, the token the query's. Rows of no sentence get 0 (lse 0).
+/// workspace: 2 * length * length floats per worker, workspace_workers of them.
+template <class T>
+struct AttentionForward {
+  T* context = nullptr;    // (rows, hidden)
+  float* lse = nullptr;    // (rows, heads)
+  const T* qkv = nullptr;  // (rows, 3 * hidden)
+  BatchView batch;
+  Dropout dropout;
+  float* workspace = nullptr;
+  int heads = 0, head_size = 0, length = 0, workspace_workers = 0;
+};
+
+/// d_qkv from d_context; probabilities are computed again from qkv and lse. Rows of no sentence get 0.
+template <class T>
+struct AttentionBackward {
+  T* d_qkv = nullptr;            // (rows, 3 * hidden)
+  const T* d_context = nullptr;  // (rows, hidden)
+  const T* context = nullptr;    // (rows, hidden)
+  const T* qkv = nullptr;        // (rows, 3 * hidden)
+  const float* lse = nullptr;    // (rows, heads)
+  BatchView batch;
+  Dropout dropout;
+  float* workspace = nullptr;
+  int heads = 0, head_size = 0, length = 0, workspace_workers = 0;
+};
+
+// head -------------------------------------------------------------------------------------------
+
+/// first[s] = x[first_row[s]].
+struct SelectFirstForward {
+  float* first = nullptr;    // (sentences, hidden)
+  const float* x = nullptr;  // (rows, hidden)
+  BatchView batch;
+  int hidden = 0;
+};
+
+/// dx = 0 everywhere but dx[first_row[s]] = d_first[s].
+struct SelectFirstBackward {
+  float* dx = nullptr;             // (rows, hidden)
+  const float* d_first = nullptr;  // (sentences, hidden)
+  BatchView batch;
+  int hidden = 0;
+};
+
+struct TanhForward {
+  float* y = nullptr;  // may be x
+  const float* x = nullptr;
+  int rows = 0, cols = 0;
+};
+
+/// dx = dy * (1 - y^2). dx may be dy.
+struct TanhBackward {
+  float* dx = nullptr;
+  const float* dy = nullptr;
+  const float* y = nullptr;
+  int rows = 0, cols = 0;
+};
+
+/// Per sentence: loss = logsumexp(logits) - logits[label], prediction = argmax (first of equals).
+/// A sentence with label -1 has loss 0.
+struct CrossEntropyForward {
+  float* losses = nullptr;              // (sentences)
+  std::int32_t* predictions = nullptr;  // (sentences)
+  const float* logits = nullptr;        // (sentences, labels)
+  BatchView batch;
+  int labels = 0;
+};
+
+/// d_logits = (softmax(logits) - onehot(label)) * scale; 0 for a sentence with label -1. `scale` is
+/// one over the labelled sentences of the whole optimizer step.
+struct CrossEntropyBackward {
+  float* d_logits = nullptr;  // (sentences, labels)
+  const float* logits = nullptr;
+  BatchView batch;
+  int labels = 0;
+  float scale = 0;
+};
+
+// update -----------------------------------------------------------------------------------------
+
+/// Sum of squares over a gradient, in a fixed tree: chunks of 65,536 elements, each summed in double
+/// by the same 16 running sums whatever the machine, then chunk by chunk in order. Adds to *sum.
+struct SumOfSquares {
+  double* sum = nullptr;
+  const float* values = nullptr;
+  std::int64_t count = 0;
+};
+
+/// One AdamW step over a flat range (Loshchilov & Hutter, arXiv 1711.05101): gradient times
+/// `gradient_scale` (the clip), then per `kind`. t counts from 1.
+struct AdamWUpdate {
+  float* weight = nullptr;
+  float* first_moment = nullptr;
+  float* second_moment = nullptr;
+  const float* gradient = nullptr;
+  std::int64_t count = 0;
+  OptimizerKind kind = OptimizerKind::adamw_torch;
+  float learning_rate = 0, beta1 = 0, beta2 = 0, epsilon = 0, weight_decay = 0;
+  float gradient_scale = 1;
+  std::int64_t t = 1;
+};
+
+}  // namespace ctrain

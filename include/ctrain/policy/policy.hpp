@@ -1,0 +1,116 @@
+/// \file  Everything a training run is made of, as one aggregate of constants.   floor 1: policy
+#pragma once
+
+#include <ctrain/core/floating.hpp>
+#include <ctrain/core/units.hpp>
+#include <ctrain/policy/model_shape.hpp>
+
+#include <cstdint>
+
+namespace ctrain {
+
+// vocabulary -------------------------------------------------------------------------------------
+
+/// The static shape of one micro-batch. Packed (the default): `packed_tokens` rows, sentences laid
+/// end to end, at most `sentences` of them. Padded (packed_tokens = 0): `sentences` x `length` rows.
+struct Batch {
+  int packed_tokens = 0;  // rows of a packed micro-batch; 0: padded
+  int sentences = 0;      // padded: sequences in a micro-batch; packed: bound, 0 = packed_tokens / 16
+  int length = 128;       // longest sentence, in tokens; what --max_length may not exceed
+  int accumulation = 1;   // micro-batches in one optimizer step
+
+  constexpr bool packed() const { return packed_tokens > 0; }
+  constexpr int rows() const { return packed() ? packed_tokens : sentences * length; }
+  constexpr int sentence_bound() const {
+    return sentences > 0 || !packed() ? sentences : (packed_tokens + 15) / 16;
+  }
+};
+
+/// fp32: everything in binary32. bf16: matrix operands and activations between them in bfloat16,
+/// sums, residual stream, norms, loss, master weights and optimizer state in binary32.
+enum class Compute : std::uint8_t { fp32, bf16 };
+
+struct Precision {
+  Compute compute = Compute::fp32;
+};
+
+/// Where matrix operands come from on a host. `packed`: two copies of every weight matrix in the
+/// layout the product likes (forward, backward), refreshed once an update; fastest. `plain`: the
+/// row-major weights themselves (one bf16 copy where compute is bf16); smallest.
+enum class WeightLayout : std::uint8_t { packed, plain };
+
+/// `adamw_torch`: torch.optim.AdamW. `adamw_hugging_face`: transformers' former AdamW, whose epsilon
+/// is not rescaled and whose decay acts on the updated weight.
+enum class OptimizerKind : std::uint8_t { adamw_torch, adamw_hugging_face };
+
+/// Which parameters decay. `fengshenbang_substring`: all but those whose Hugging Face name contains
+/// "bias", "LayerNorm.bias" or "LayerNorm.weight", as the original script has it; MegatronBERT's
+/// norms are called `ln`, so their gains do decay there. `norm_and_bias_exempt`: what was meant.
+enum class DecayRule : std::uint8_t { norm_and_bias_exempt, fengshenbang_substring };
+
+struct Optimizer {
+  OptimizerKind kind = OptimizerKind::adamw_torch;
+  float learning_rate = 1e-5f;
+  float beta1 = 0.9f;
+  float beta2 = 0.999f;
+  float epsilon = 1e-8f;
+  float weight_decay = 0.01f;
+  DecayRule decay = DecayRule::norm_and_bias_exempt;
+  float clip = 1.0f;  // bound of the global gradient norm; 0: no clipping
+};
+
+/// Linear warm-up from 0, then decay. `linear` reaches 0 at the last step; `polynomial` reaches
+/// `end` with the given power.
+enum class Decay : std::uint8_t { linear, polynomial };
+
+struct LearningRateSchedule {
+  Decay decay = Decay::linear;
+  float warmup = 0.01f;  // share of all steps
+  float power = 1.0f;    // polynomial only
+  float end = 1e-7f;     // polynomial only
+};
+
+/// What backward computes again instead of keeping. `full`: each block keeps its input only.
+enum class Recompute : std::uint8_t { none, full };
+
+enum class DeviceKind : std::uint8_t { host, cuda };
+
+/// Where a step runs and how many bytes its plan may take. `reserved` is what a runtime takes for
+/// itself there (CUDA context, library workspaces), counted before the plan.
+struct Device {
+  DeviceKind kind = DeviceKind::host;
+  bytes memory = 0;
+  bytes reserved = 0;
+};
+
+/// One policy is one training run. Name the options you care about; every other has its default here.
+struct Policy {
+  ModelShape model;
+  Batch batch;
+  Precision precision;
+  WeightLayout weights = WeightLayout::packed;
+  Optimizer optimizer;
+  LearningRateSchedule schedule;
+  Recompute recompute = Recompute::none;
+  Device device;
+  std::uint64_t seed = 42;  // what --seed replaces
+
+  constexpr DType compute_type() const {
+    return precision.compute == Compute::bf16 ? DType::bf16 : DType::fp32;
+  }
+};
+
+// concepts ---------------------------------------------------------------------------------------
+
+/// A struct that names a policy: `struct Mine { static constexpr ctrain::Policy policy{...}; };`.
+template <class P>
+concept HasPolicy = requires { Policy{P::policy}; };
+
+// functions --------------------------------------------------------------------------------------
+
+/// Main memory of the machine, as a device of that many bytes.
+constexpr Device host_memory(bytes memory) {
+  return {.kind = DeviceKind::host, .memory = memory, .reserved = 0};
+}
+
+}  // namespace ctrain

@@ -1,0 +1,44 @@
+/// \file  Known models and known devices.   floor 1: policy
+#pragma once
+
+#include <ctrain/policy/policy.hpp>
+
+namespace ctrain {
+
+// models -----------------------------------------------------------------------------------------
+
+/// IDEA-CCNL/Erlangshen-MegatronBert-1.3B: 1,257,371,650 parameters with a head of two labels.
+inline constexpr ModelShape erlangshen_1b3{};
+
+/// IDEA-CCNL/Erlangshen-MegatronBert-3.9B-Chinese: 3,838,748,162 parameters with a head of two labels.
+inline constexpr ModelShape erlangshen_3b9{.activation = Activation::gelu_erf,
+                                           .layers = 48,
+                                           .hidden = 2560,
+                                           .heads = 40,
+                                           .feed_forward = 10240};
+
+/// bert-base-chinese (post-LN).
+inline constexpr ModelShape bert_base_chinese{.norm = NormPlacement::post_layer_norm,
+                                              .activation = Activation::gelu_erf,
+                                              .vocabulary = 21128,
+                                              .layers = 12,
+                                              .hidden = 768,
+                                              .heads = 12,
+                                              .feed_forward = 3072};
+
+/// A MegatronBERT that trains from scratch on two cores in minutes: same vocabulary, 7 M parameters.
+inline constexpr ModelShape megatron_bert_mini{
+    .positions = 128, .layers = 4, .hidden = 256, .heads = 4, .feed_forward = 1024};
+
+// devices ----------------------------------------------------------------------------------------
+// Memory as cudaMemGetInfo reports it is a little below the label. `reserved`: CUDA context and
+// modules 0.5 GiB, cuBLASLt workspace 32 MiB (64 MiB on Hopper). Figures by the makers' data sheets
+// and common reports, to be replaced by measured ones.
+
+inline constexpr Device gpu_24gb{DeviceKind::cuda, 24 * GiB, 544 * MiB};
+inline constexpr Device a100_40gb{DeviceKind::cuda, 40 * GiB, 544 * MiB};
+inline constexpr Device a100_80gb{DeviceKind::cuda, 80 * GiB, 544 * MiB};
+inline constexpr Device h100_80gb{DeviceKind::cuda, 80 * GiB, 576 * MiB};
+inline constexpr Device h200_141gb{DeviceKind::cuda, 140 * GiB, 576 * MiB};
+
+}  // namespace ctrain
