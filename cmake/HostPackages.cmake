@@ -1,0 +1,46 @@
+# What ctrain::host links. Used by the build and, installed beside ctrainConfig.cmake, by whoever
+# asks for the component `host`.
+
+# Makes the imported target ctrain::host_packages; sets `missing` to the names of what was not found.
+function(ctrain_find_host_packages missing)
+  set(absent "")
+  if(NOT TARGET ctrain::host_packages)
+    add_library(ctrain::host_packages INTERFACE IMPORTED GLOBAL)
+
+    set(Boost_NO_WARN_NEW_VERSIONS ON)
+    find_package(Boost QUIET)
+    find_package(CLI11 QUIET CONFIG)
+    find_package(Eigen3 QUIET CONFIG)
+    find_package(fmt QUIET CONFIG)
+    find_package(nlohmann_json QUIET CONFIG)
+    find_package(OpenMP QUIET COMPONENTS CXX)
+    find_package(Protobuf QUIET MODULE)
+    find_package(Threads QUIET)
+    find_package(ZLIB QUIET)
+    foreach(target Boost::headers CLI11::CLI11 Eigen3::Eigen fmt::fmt nlohmann_json::nlohmann_json
+        OpenMP::OpenMP_CXX protobuf::libprotobuf-lite Threads::Threads ZLIB::ZLIB)
+      if(TARGET ${target})
+        target_link_libraries(ctrain::host_packages INTERFACE ${target})
+      else()
+        list(APPEND absent ${target})
+      endif()
+    endforeach()
+
+    # These three ship no CMake files that work without packages we do not need.
+    foreach(library_and_header dnnl:oneapi/dnnl/dnnl.hpp zip:zip.h utf8proc:utf8proc.h)
+      string(REPLACE ":" ";" pair ${library_and_header})
+      list(POP_FRONT pair library header)
+      find_library(CTRAIN_LIBRARY_${library} ${library})
+      find_path(CTRAIN_INCLUDE_${library} ${header})
+      mark_as_advanced(CTRAIN_LIBRARY_${library} CTRAIN_INCLUDE_${library})
+      if(CTRAIN_LIBRARY_${library} AND CTRAIN_INCLUDE_${library})
+        target_link_libraries(ctrain::host_packages INTERFACE ${CTRAIN_LIBRARY_${library}})
+        target_include_directories(ctrain::host_packages INTERFACE ${CTRAIN_INCLUDE_${library}})
+      else()
+        list(APPEND absent lib${library})
+      endif()
+    endforeach()
+    list(JOIN absent ", " absent)
+  endif()
+  set(${missing} "${absent}" PARENT_SCOPE)
+endfunction()
