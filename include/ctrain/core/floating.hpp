@@ -3,7 +3,6 @@
 
 #include <ctrain/core/config.hpp>
 
-#include <bit>
 #include <cstdint>
 
 namespace ctrain {
@@ -15,6 +14,12 @@ constexpr int size_of(DType type) {
   return type == DType::fp32 || type == DType::int32 ? 4 : 2;
 }
 
+/// std::bit_cast for host and device code alike.
+template <class To, class From>
+CTRAIN_HOST_DEVICE constexpr To bits_as(const From& value) {
+  return __builtin_bit_cast(To, value);
+}
+
 /// The upper half of an IEEE binary32. Arithmetic happens in float; this type only stores.
 struct bf16 {
   std::uint16_t bits = 0;
@@ -22,12 +27,12 @@ struct bf16 {
   bf16() = default;
   CTRAIN_HOST_DEVICE constexpr explicit bf16(float value) : bits(narrow(value)) {}
   CTRAIN_HOST_DEVICE constexpr operator float() const {
-    return std::bit_cast<float>(std::uint32_t{bits} << 16);
+    return bits_as<float>(std::uint32_t{bits} << 16);
   }
 
   /// Round to nearest, ties to even; a NaN stays a (quiet) NaN.
   CTRAIN_HOST_DEVICE static constexpr std::uint16_t narrow(float value) {
-    const std::uint32_t u = std::bit_cast<std::uint32_t>(value);
+    const std::uint32_t u = bits_as<std::uint32_t>(value);
     if ((u & 0x7fffffffu) > 0x7f800000u) return std::uint16_t((u >> 16) | 0x40u);
     return std::uint16_t((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
   }
@@ -44,15 +49,15 @@ struct fp16 {
     const std::uint32_t exponent = (bits >> 10) & 0x1fu, mantissa = bits & 0x3ffu;
     if (exponent == 0) {  // zero or subnormal: mantissa * 2^-24
       const float magnitude = float(mantissa) * 5.9604644775390625e-8f;
-      return std::bit_cast<float>(std::bit_cast<std::uint32_t>(magnitude) | sign);
+      return bits_as<float>(bits_as<std::uint32_t>(magnitude) | sign);
     }
     const std::uint32_t wide = exponent == 31 ? 255u : exponent + 112u;
-    return std::bit_cast<float>(sign | (wide << 23) | (mantissa << 13));
+    return bits_as<float>(sign | (wide << 23) | (mantissa << 13));
   }
 
   /// Round to nearest, ties to even; overflow becomes infinity, a NaN stays a (quiet) NaN.
   CTRAIN_HOST_DEVICE static constexpr std::uint16_t narrow(float value) {
-    const std::uint32_t u = std::bit_cast<std::uint32_t>(value);
+    const std::uint32_t u = bits_as<std::uint32_t>(value);
     const std::uint32_t sign = (u >> 16) & 0x8000u, magnitude = u & 0x7fffffffu;
     if (magnitude > 0x7f800000u) return std::uint16_t(sign | 0x7e00u);
     if (magnitude >= 0x477ff000u) return std::uint16_t(sign | 0x7c00u);  // >= 65520

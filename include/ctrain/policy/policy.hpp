@@ -12,12 +12,13 @@ namespace ctrain {
 // vocabulary -------------------------------------------------------------------------------------
 
 /// The static shape of one micro-batch. Packed (the default): `packed_tokens` rows, sentences laid
-/// end to end, at most `sentences` of them. Padded (packed_tokens = 0): `sentences` x `length` rows.
+/// end to end, at most `sentences` of them. Padded (packed_tokens = 0): `sentences` x `length`
+/// rows.
 struct Batch {
   int packed_tokens = 0;  // rows of a packed micro-batch; 0: padded
-  int sentences = 0;      // padded: sequences in a micro-batch; packed: bound, 0 = packed_tokens / 16
-  int length = 128;       // longest sentence, in tokens; what --max_length may not exceed
-  int accumulation = 1;   // micro-batches in one optimizer step
+  int sentences = 0;  // padded: sequences in a micro-batch; packed: bound, 0 = packed_tokens / 16
+  int length = 128;   // longest sentence, in tokens; what --max_length may not exceed
+  int accumulation = 1;  // micro-batches in one optimizer step
 
   constexpr bool packed() const { return packed_tokens > 0; }
   constexpr int rows() const { return packed() ? packed_tokens : sentences * length; }
@@ -39,8 +40,8 @@ struct Precision {
 /// row-major weights themselves (one bf16 copy where compute is bf16); smallest.
 enum class WeightLayout : std::uint8_t { packed, plain };
 
-/// `adamw_torch`: torch.optim.AdamW. `adamw_hugging_face`: transformers' former AdamW, whose epsilon
-/// is not rescaled and whose decay acts on the updated weight.
+/// `adamw_torch`: torch.optim.AdamW. `adamw_hugging_face`: transformers' former AdamW, whose
+/// epsilon is not rescaled and whose decay acts on the updated weight.
 enum class OptimizerKind : std::uint8_t { adamw_torch, adamw_hugging_face };
 
 /// Which parameters decay. `fengshenbang_substring`: all but those whose Hugging Face name contains
@@ -76,23 +77,26 @@ enum class Recompute : std::uint8_t { none, full };
 enum class DeviceKind : std::uint8_t { host, cuda };
 
 /// Where a step runs and how many bytes its plan may take. `reserved` is what a runtime takes for
-/// itself there (CUDA context, library workspaces), counted before the plan.
+/// itself there (CUDA context, library workspaces), counted before the plan. `workers` bounds the
+/// host threads that have a workspace of their own in the plan (a host only).
 struct Device {
   DeviceKind kind = DeviceKind::host;
   bytes memory = 0;
   bytes reserved = 0;
+  int workers = 0;
 };
 
-/// One policy is one training run. Name the options you care about; every other has its default here.
+/// One policy is one training run. Name the options you care about; every other has its default
+/// here.
 struct Policy {
-  ModelShape model;
-  Batch batch;
-  Precision precision;
+  ModelShape model{};
+  Batch batch{};
+  Precision precision{};
   WeightLayout weights = WeightLayout::packed;
-  Optimizer optimizer;
-  LearningRateSchedule schedule;
+  Optimizer optimizer{};
+  LearningRateSchedule schedule{};
   Recompute recompute = Recompute::none;
-  Device device;
+  Device device{};
   std::uint64_t seed = 42;  // what --seed replaces
 
   constexpr DType compute_type() const {
@@ -104,13 +108,16 @@ struct Policy {
 
 /// A struct that names a policy: `struct Mine { static constexpr ctrain::Policy policy{...}; };`.
 template <class P>
-concept HasPolicy = requires { Policy{P::policy}; };
+concept HasPolicy = requires {
+  Policy{P::policy};
+};
 
 // functions --------------------------------------------------------------------------------------
 
-/// Main memory of the machine, as a device of that many bytes.
-constexpr Device host_memory(bytes memory) {
-  return {.kind = DeviceKind::host, .memory = memory, .reserved = 0};
+/// Main memory of the machine, as a device of that many bytes, worked on by at most `workers`
+/// threads.
+constexpr Device host_memory(bytes memory, int workers = 8) {
+  return {.kind = DeviceKind::host, .memory = memory, .reserved = 0, .workers = workers};
 }
 
 }  // namespace ctrain

@@ -10,7 +10,8 @@ namespace ctrain {
 /// IDEA-CCNL/Erlangshen-MegatronBert-1.3B: 1,257,371,650 parameters with a head of two labels.
 inline constexpr ModelShape erlangshen_1b3{};
 
-/// IDEA-CCNL/Erlangshen-MegatronBert-3.9B-Chinese: 3,838,748,162 parameters with a head of two labels.
+/// IDEA-CCNL/Erlangshen-MegatronBert-3.9B-Chinese: 3,838,748,162 parameters with a head of two
+/// labels.
 inline constexpr ModelShape erlangshen_3b9{.activation = Activation::gelu_erf,
                                            .layers = 48,
                                            .hidden = 2560,
@@ -26,7 +27,8 @@ inline constexpr ModelShape bert_base_chinese{.norm = NormPlacement::post_layer_
                                               .heads = 12,
                                               .feed_forward = 3072};
 
-/// A MegatronBERT that trains from scratch on two cores in minutes: same vocabulary, 7 M parameters.
+/// A MegatronBERT that trains from scratch on two cores in minutes: same vocabulary, 7 M
+/// parameters.
 inline constexpr ModelShape megatron_bert_mini{
     .positions = 128, .layers = 4, .hidden = 256, .heads = 4, .feed_forward = 1024};
 

@@ -1,0 +1,231 @@
+/// \file  Where every byte of a step lives: one arena, placed at compile time.   floor 3: memory
+#pragma once
+
+#include <ctrain/memory/lifetimes.hpp>
+#include <ctrain/model/backward.hpp>
+#include <ctrain/policy/policy.hpp>
+
+#include <cstdint>
+
+namespace ctrain {
+
+// vocabulary -------------------------------------------------------------------------------------
+
+/// A stretch of the arena.
+struct Region {
+  bytes offset = 0, size = 0;
+  constexpr bytes end() const { return offset + size; }
+};
+
+/// Where a tensor stands. `per_block`: instance i is at offset + i * slot.
+struct Placement {
+  bytes offset = -1;  // from the start of the arena
+  bytes size = 0;
+  bool per_block = false;
+};
+
+/// One arena: [parameters | gradients | moments | copies | batch | blocks' slots ... last slot and
+/// everything short-lived, overlaid]. A slot holds a block's input and what its backward reads.
+struct MemoryPlan {
+  Region parameters, gradients, first_moment, second_moment;
+  Region weight_copies;  // what products read instead of the masters
+  Region batch;          // the micro-batch and a few scalars
+  Region step;           // every activation
+  bytes slot = 0;        // one block's input and saved tensors
+  bytes saved = 0;       // all blocks' slots and the stream after them
+  bytes step_bound = 0;  // no placement can be smaller: bytes alive at the worst moment
+  bytes runtime = 0;     // what the device's runtime takes, outside the arena
+  Placement tensors[64]{};
+  Placement stream_after_last{};
+
+  constexpr bytes optimizer_state() const { return first_moment.size + second_moment.size; }
+  /// What is kept from forward to backward, and what is needed on top of it at the worst moment.
+  constexpr bytes activations() const { return saved < step.size ? saved : step.size; }
+  constexpr bytes workspace() const { return step.size - activations(); }
+  constexpr bytes arena() const { return step.end(); }
+  constexpr bytes total() const { return arena() + runtime; }
+};
+
+/// Byte offsets of a BatchView's arrays, and of the step's scalars, inside MemoryPlan::batch.
+struct BatchLayout {
+  bytes token_ids = 0, token_types = 0, positions = 0, row_keys = 0, first_row = 0, lengths = 0,
+        labels = 0;
+  bytes scalars = 0;  // 64 bytes: the sum of squares of the gradient
+  bytes size = 0;
+};
+
+// functions --------------------------------------------------------------------------------------
+
+constexpr BatchLayout batch_layout(const Policy& p) {
+  const bytes rows = round_up(bytes{4} * p.batch.rows(), tensor_alignment);
+  const bytes sentences = round_up(bytes{4} * (p.batch.sentence_bound() + 1), tensor_alignment);
+  BatchLayout b;
+  bytes at = 0;
+  for (bytes* field : {&b.token_ids, &b.token_types, &b.positions, &b.row_keys})
+    *field = at, at += rows;
+  for (bytes* field : {&b.first_row, &b.lengths, &b.labels}) *field = at, at += sentences;
+  b.scalars = at;
+  b.size = at + tensor_alignment;
+  return b;
+}
+
+/// Elements of one block's matrices, which have copies in the compute type.
+constexpr std::int64_t block_matrix_elements(const ModelShape& m) {
+  return std::int64_t{4} * m.hidden * m.hidden + std::int64_t{2} * m.hidden * m.feed_forward;
+}
+
+/// Copies of each matrix: packed keeps one per direction, plain one in bf16 and none in fp32.
+constexpr int copies_of_weights(const Policy& p) {
+  if (p.device.kind == DeviceKind::host && p.weights == WeightLayout::packed) return 2;
+  return p.precision.compute == Compute::bf16 ? 1 : 0;
+}
+
+namespace plan {
+
+/// Largest bytes alive at one moment.
+constexpr bytes lower_bound(const Lifetimes& l) {
+  bytes worst = 0;
+  for (int time = 0; time < l.length; ++time) {
+    bytes alive = 0;
+    for (int i = 0; i < l.rows.size; ++i)
+      if (l.rows.rows[i].alive_at(time)) alive += l.rows.rows[i].size;
+    if (alive > worst) worst = alive;
+  }
+  return worst;
+}
+
+/// Lowest offset at which `row` fits beside all placed rows that live when it does.
+constexpr bytes lowest_fit(const Lifetimes& l, const bytes (&offsets)[64], int row) {
+  const Lifetime& mine = l.rows.rows[row];
+  bytes at = 0;
+  for (bool moved = true; moved;) {
+    moved = false;
+    for (int i = 0; i < l.rows.size; ++i) {
+      const Lifetime& other = l.rows.rows[i];
+      if (offsets[i] < 0 || at + mine.size <= offsets[i] || offsets[i] + other.size <= at) continue;
+      if (!mine.overlaps(other)) continue;
+      at = offsets[i] + other.size;
+      moved = true;
+    }
+  }
+  return at;
+}
+
+/// What greedy placement takes first: the largest tensor (Pisarchyk & Lee, arXiv 2001.03288), or
+/// the one with the largest product of size and lifetime. Neither wins always; a plan takes the
+/// better.
+enum class Order : std::uint8_t { by_size, by_area };
+
+constexpr bytes rank(const Lifetime& l, Order order) {
+  if (order == Order::by_size) return l.size;
+  bytes duration = 0;
+  for (int i = 0; i < l.lives.size; ++i)
+    duration += l.lives.rows[i].last - l.lives.rows[i].first + 1;
+  return l.size * duration;
+}
+
+/// Every unplaced tensor, highest rank first, goes to the lowest offset that is free whenever it
+/// lives. Returns the end of the highest tensor.
+constexpr bytes place_greedily(const Lifetimes& l, bytes (&offsets)[64], Order order) {
+  for (;;) {
+    int next = -1;
+    for (int i = 0; i < l.rows.size; ++i)
+      if (offsets[i] < 0 &&
+          (next < 0 || rank(l.rows.rows[i], order) > rank(l.rows.rows[next], order)))
+        next = i;
+    if (next < 0) break;
+    offsets[next] = lowest_fit(l, offsets, next);
+  }
+  bytes peak = 0;
+  for (int i = 0; i < l.rows.size; ++i)
+    if (offsets[i] + l.rows.rows[i].size > peak) peak = offsets[i] + l.rows.rows[i].size;
+  return peak;
+}
+
+/// True iff each block keeps an instance of its own.
+constexpr bool is_saved_by_block(const Graph& g, const Lifetime& l, const Policy& p) {
+  if (g.tensors.rows[l.tensor].is_stream) return !l.next_stream && l.read_by_backward;
+  return l.written_by_block && l.read_by_backward && p.recompute == Recompute::none &&
+         g.tensors.rows[l.tensor].rows != Rows::workers;
+}
+
+/// True iff the embedding keeps it for its own backward: alive from the first op to the last.
+constexpr bool is_saved_by_embedding(const Graph& g, const Lifetime& l) {
+  return l.written_by_embedding && !g.tensors.rows[l.tensor].is_stream;
+}
+
+/// Fixes what is kept: the embedding's tensors below, then the last block's slot, its stream first,
+/// so that a block's output is the next block's input wherever that stands, then the stream after
+/// it. Returns the slot's start.
+constexpr bytes place_saved(const Graph& g, const Policy& p, const Lifetimes& l,
+                            bytes (&offsets)[64], bytes& slot) {
+  bytes at = 0;
+  for (int i = 0; i < l.rows.size; ++i)
+    if (is_saved_by_embedding(g, l.rows.rows[i])) offsets[i] = at, at += l.rows.rows[i].size;
+  const bytes start = at;
+  for (const bool stream : {true, false})
+    for (int i = 0; i < l.rows.size; ++i)
+      if (is_saved_by_block(g, l.rows.rows[i], p) &&
+          g.tensors.rows[l.rows.rows[i].tensor].is_stream == stream)
+        offsets[i] = at, at += l.rows.rows[i].size;
+  for (int i = 0; i < l.rows.size; ++i)
+    if (l.rows.rows[i].next_stream) offsets[i] = at;
+  slot = at - start;
+  return start;
+}
+
+/// Places the activations from offset 0; fills slot, saved, step and tensors.
+constexpr void place_step(const Graph& g, const Policy& p, MemoryPlan& m) {
+  const Lifetimes l = lifetimes_of(g, p);
+  bytes offsets[64]{}, by_area[64]{};
+  for (int i = 0; i < 64; ++i) offsets[i] = by_area[i] = -1;
+  const bytes start = place_saved(g, p, l, offsets, m.slot);
+  place_saved(g, p, l, by_area, m.slot);
+  bytes peak = place_greedily(l, offsets, Order::by_size);
+  if (const bytes other = place_greedily(l, by_area, Order::by_area); other < peak) {
+    peak = other;
+    for (int i = 0; i < 64; ++i) offsets[i] = by_area[i];
+  }
+
+  const bytes below = m.slot * (p.model.layers - 1);
+  for (int i = 0; i < l.rows.size; ++i) {
+    const Lifetime& row = l.rows.rows[i];
+    const bool saved = is_saved_by_block(g, row, p),
+               moves = !saved && !is_saved_by_embedding(g, row);
+    (row.next_stream ? m.stream_after_last : m.tensors[row.tensor]) =
+        Placement{offsets[i] + (moves ? below : 0), row.size, saved};
+  }
+  if (m.stream_after_last.offset < 0) m.stream_after_last = m.tensors[g.stream];
+  m.step.size = below + peak;
+  m.step_bound = below + lower_bound(l);
+  m.saved = start + below + m.slot;
+}
+
+}  // namespace plan
+
+/// The plan of a policy's step from its graph.
+constexpr MemoryPlan plan_memory(const Graph& g, const Policy& p) {
+  MemoryPlan m;
+  plan::place_step(g, p, m);
+  const bytes flat = round_up(g.parameters.flat_size() * 4, tensor_alignment);
+  bytes at = 0;
+  for (Region* r : {&m.parameters, &m.gradients, &m.first_moment, &m.second_moment}) {
+    *r = {at, flat};
+    at += flat;
+  }
+  m.weight_copies = {at, copies_of_weights(p) * p.model.layers * block_matrix_elements(p.model) *
+                             size_of(p.compute_type())};
+  m.batch = {m.weight_copies.end(), batch_layout(p).size};
+  m.step.offset = m.batch.end();
+  for (Placement& t : m.tensors)
+    if (t.offset >= 0) t.offset += m.step.offset;
+  m.stream_after_last.offset += m.step.offset;
+  m.runtime = p.device.reserved;
+  return m;
+}
+
+constexpr MemoryPlan plan_memory(const Policy& p) {
+  return plan_memory(derive_graph(p), p);
+}
+
+}  // namespace ctrain

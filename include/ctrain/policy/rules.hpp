@@ -1,0 +1,262 @@
+/// \file  Every rule a policy can break, as a concept and as a sentence.   floor 1: policy
+#pragma once
+
+#include <ctrain/policy/policy.hpp>
+
+namespace ctrain {
+
+// A rule is a concept over the numbers it is about (for code: static_assert(!ValidPolicy<Bad>)) and
+// a class of the same name and arguments that holds the sentence (for people). Real numbers are
+// told in millionths, because clang 14 takes no floating template arguments.
+
+/// A real number as a template argument: parts per million, rounded; not-a-number is INT_MIN.
+constexpr int millionths(double value) {
+  if (!(value > -2000.0 && value < 2000.0)) return value > 0 ? 2000000000 : -2147483647 - 1;
+  return int(value * 1e6 + (value < 0 ? -0.5 : 0.5));
+}
+
+// concepts ---------------------------------------------------------------------------------------
+
+template <int Vocabulary, int TokenTypes, int Layers, int Hidden, int Heads, int FeedForward>
+concept model_sizes_are_positive = Vocabulary >
+0 && TokenTypes > 0 && Layers > 0 && Hidden > 0 && Heads > 0 && FeedForward > 0;
+template <int Hidden, int Heads>
+concept heads_divide_hidden = Hidden % (Heads < 1 ? 1 : Heads) == 0;
+template <int Hidden, int HeadSize, int FeedForward>
+concept rows_are_whole_vectors = Hidden % 16 == 0 && HeadSize % 16 == 0 && FeedForward % 16 == 0;
+template <int Labels>
+concept a_head_tells_two_labels_apart = Labels >= 2;
+template <int Positions>
+concept positions_fit_the_dropout_key = Positions >= 1 && Positions <= 512;
+template <int Length, int Positions>
+concept length_is_within_positions = Length <= Positions;
+template <int Length>
+concept a_pair_fits_the_length = Length >= 5;
+template <int PackedTokens, int Sentences>
+concept a_padded_batch_has_sentences = !(PackedTokens == 0 && Sentences < 1);
+template <int PackedTokens, int Length>
+concept the_longest_sentence_fits_a_packed_batch = !(PackedTokens != 0 && PackedTokens < Length);
+template <int PackedTokens>
+concept packed_tokens_are_a_multiple_of_16 = PackedTokens >= 0 && PackedTokens % 16 == 0;
+template <int PackedTokens, int Sentences>
+concept packed_sentences_fit_their_tokens =
+    !(PackedTokens > 0 && (Sentences<0 || Sentences> PackedTokens / 2));
+template <int Accumulation>
+concept accumulation_is_at_least_one = Accumulation >= 1;
+template <int HiddenMillionths, int AttentionMillionths>
+concept dropout_is_a_probability_below_one =
+    HiddenMillionths >= 0 && HiddenMillionths < 1000000 && AttentionMillionths >= 0 &&
+    AttentionMillionths < 1000000;
+template <int Beta1Millionths, int Beta2Millionths>
+concept betas_are_below_one = Beta1Millionths >= 0 && Beta1Millionths < 1000000 &&
+                              Beta2Millionths >= 0 && Beta2Millionths < 1000000;
+template <bool LearningRate, bool Epsilon, bool WeightDecay, bool Clip>
+concept optimizer_numbers_are_not_negative = LearningRate && Epsilon && WeightDecay && Clip;
+template <int WarmupMillionths>
+concept warmup_is_a_share = WarmupMillionths >= 0 && WarmupMillionths <= 1000000;
+template <bool Polynomial, bool EndIsBelowBase>
+concept polynomial_decay_goes_down = !(Polynomial && !EndIsBelowBase);
+template <int LayerNormEpsilonIsPositive>
+concept layer_norm_epsilon_is_positive = LayerNormEpsilonIsPositive == 1;
+template <bool DeviceHasMemory>
+concept the_device_has_memory = DeviceHasMemory;
+template <bool Host, int Workers>
+concept a_host_has_workers = !(Host && (Workers<1 || Workers> 1024));
+
+// sentences --------------------------------------------------------------------------------------
+
+namespace rule {
+
+template <int Vocabulary, int TokenTypes, int Layers, int Hidden, int Heads, int FeedForward>
+struct model_sizes_are_positive {
+  static_assert(
+      ctrain::model_sizes_are_positive<Vocabulary, TokenTypes, Layers, Hidden, Heads, FeedForward>,
+      "invalid policy: a size of the model is zero or negative. Set every one of model.vocabulary, "
+      "model.token_types, model.layers, model.hidden, model.heads and model.feed_forward to at "
+      "least 1.");
+};
+template <int Hidden, int Heads> struct heads_divide_hidden {
+  static_assert(ctrain::heads_divide_hidden<Hidden, Heads>,
+                "invalid policy: the hidden size is split evenly over the attention heads. Make "
+                "model.hidden a "
+                "multiple of model.heads.");
+};
+template <int Hidden, int HeadSize, int FeedForward> struct rows_are_whole_vectors {
+  static_assert(
+      ctrain::rows_are_whole_vectors<Hidden, HeadSize, FeedForward>,
+      "invalid policy: kernels work on 16 elements at a time. Make model.hidden, model.hidden / "
+      "model.heads and model.feed_forward multiples of 16.");
+};
+template <int Labels> struct a_head_tells_two_labels_apart {
+  static_assert(ctrain::a_head_tells_two_labels_apart<Labels>,
+                "invalid policy: classification needs at least two labels. Set model.labels >= 2.");
+};
+template <int Positions> struct positions_fit_the_dropout_key {
+  static_assert(
+      ctrain::positions_fit_the_dropout_key<Positions>,
+      "invalid policy: a token's dropout identity has 9 bits for its position. Set model.positions "
+      "between 1 and 512.");
+};
+template <int Length, int Positions> struct length_is_within_positions {
+  static_assert(ctrain::length_is_within_positions<Length, Positions>,
+                "invalid policy: a sentence may not be longer than the position embedding. Set "
+                "batch.length <= "
+                "model.positions.");
+};
+template <int Length> struct a_pair_fits_the_length {
+  static_assert(ctrain::a_pair_fits_the_length<Length>,
+                "invalid policy: a pair of texts needs [CLS], two [SEP] and a token of each. Set "
+                "batch.length >= 5.");
+};
+template <int PackedTokens, int Sentences> struct a_padded_batch_has_sentences {
+  static_assert(
+      ctrain::a_padded_batch_has_sentences<PackedTokens, Sentences>,
+      "invalid policy: the batch is empty. Set batch.packed_tokens (packed, the faster) or "
+      "batch.sentences (padded to batch.length) to at least 1.");
+};
+template <int PackedTokens, int Length> struct the_longest_sentence_fits_a_packed_batch {
+  static_assert(
+      ctrain::the_longest_sentence_fits_a_packed_batch<PackedTokens, Length>,
+      "invalid policy: a sentence of batch.length tokens must fit into one packed micro-batch. Set "
+      "batch.packed_tokens >= batch.length, or lower batch.length.");
+};
+template <int PackedTokens> struct packed_tokens_are_a_multiple_of_16 {
+  static_assert(ctrain::packed_tokens_are_a_multiple_of_16<PackedTokens>,
+                "invalid policy: packed rows are computed 16 at a time. Make batch.packed_tokens a "
+                "multiple of 16.");
+};
+template <int PackedTokens, int Sentences> struct packed_sentences_fit_their_tokens {
+  static_assert(ctrain::packed_sentences_fit_their_tokens<PackedTokens, Sentences>,
+                "invalid policy: a packed micro-batch cannot hold that many sentences. Set "
+                "batch.sentences between "
+                "1 and batch.packed_tokens / 2, or 0 for the default bound of one per 16 tokens.");
+};
+template <int Accumulation> struct accumulation_is_at_least_one {
+  static_assert(ctrain::accumulation_is_at_least_one<Accumulation>,
+                "invalid policy: an optimizer step has at least one micro-batch. Set "
+                "batch.accumulation >= 1.");
+};
+template <int HiddenMillionths, int AttentionMillionths> struct dropout_is_a_probability_below_one {
+  static_assert(ctrain::dropout_is_a_probability_below_one<HiddenMillionths, AttentionMillionths>,
+                "invalid policy: dropout keeps something. Set model.hidden_dropout and "
+                "model.attention_dropout "
+                "within [0, 1).");
+};
+template <int Beta1Millionths, int Beta2Millionths> struct betas_are_below_one {
+  static_assert(ctrain::betas_are_below_one<Beta1Millionths, Beta2Millionths>,
+                "invalid policy: the moments of Adam decay. Set optimizer.beta1 and "
+                "optimizer.beta2 within [0, 1).");
+};
+template <bool LearningRate, bool Epsilon, bool WeightDecay, bool Clip>
+struct optimizer_numbers_are_not_negative {
+  static_assert(
+      ctrain::optimizer_numbers_are_not_negative<LearningRate, Epsilon, WeightDecay, Clip>,
+      "invalid policy: a number of the optimizer is negative, or epsilon is not positive. Set "
+      "optimizer.learning_rate, optimizer.weight_decay and optimizer.clip >= 0 and "
+      "optimizer.epsilon > 0.");
+};
+template <int WarmupMillionths> struct warmup_is_a_share {
+  static_assert(
+      ctrain::warmup_is_a_share<WarmupMillionths>,
+      "invalid policy: warm-up is a share of all steps. Set schedule.warmup within [0, 1].");
+};
+template <bool Polynomial, bool EndIsBelowBase> struct polynomial_decay_goes_down {
+  static_assert(
+      ctrain::polynomial_decay_goes_down<Polynomial, EndIsBelowBase>,
+      "invalid policy: polynomial decay ends below where it starts. Set schedule.end within "
+      "[0, optimizer.learning_rate) and schedule.power > 0.");
+};
+template <int LayerNormEpsilonIsPositive> struct layer_norm_epsilon_is_positive {
+  static_assert(ctrain::layer_norm_epsilon_is_positive<LayerNormEpsilonIsPositive>,
+                "invalid policy: a norm divides by the root of a variance plus epsilon. Set "
+                "model.layer_norm_epsilon > 0.");
+};
+template <bool DeviceHasMemory> struct the_device_has_memory {
+  static_assert(
+      ctrain::the_device_has_memory<DeviceHasMemory>,
+      "invalid policy: no memory is named for the plan to fit into. Set device, for example "
+      ".device = ctrain::host_memory(8 * ctrain::GiB) or .device = ctrain::a100_40gb.");
+};
+template <bool Host, int Workers> struct a_host_has_workers {
+  static_assert(
+      ctrain::a_host_has_workers<Host, Workers>,
+      "invalid policy: a host step needs threads to work. Set device.workers between 1 and 1024 "
+      "(the second argument of host_memory).");
+};
+
+}  // namespace rule
+
+// the two lists ----------------------------------------------------------------------------------
+
+/// True iff a policy breaks no rule.
+template <class P>
+concept ValidPolicy = HasPolicy<P> &&
+    model_sizes_are_positive<P::policy.model.vocabulary, P::policy.model.token_types,
+                             P::policy.model.layers, P::policy.model.hidden, P::policy.model.heads,
+                             P::policy.model.feed_forward> &&
+    heads_divide_hidden<P::policy.model.hidden, P::policy.model.heads> &&
+    rows_are_whole_vectors<P::policy.model.hidden, P::policy.model.head_size(),
+                           P::policy.model.feed_forward> &&
+    a_head_tells_two_labels_apart<P::policy.model.labels> &&
+    positions_fit_the_dropout_key<P::policy.model.positions> &&
+    length_is_within_positions<P::policy.batch.length, P::policy.model.positions> &&
+    a_pair_fits_the_length<P::policy.batch.length> &&
+    a_padded_batch_has_sentences<P::policy.batch.packed_tokens, P::policy.batch.sentences> &&
+    the_longest_sentence_fits_a_packed_batch<P::policy.batch.packed_tokens,
+                                             P::policy.batch.length> &&
+    packed_tokens_are_a_multiple_of_16<P::policy.batch.packed_tokens> &&
+    packed_sentences_fit_their_tokens<P::policy.batch.packed_tokens, P::policy.batch.sentences> &&
+    accumulation_is_at_least_one<P::policy.batch.accumulation> &&
+    dropout_is_a_probability_below_one<millionths(P::policy.model.hidden_dropout),
+                                       millionths(P::policy.model.attention_dropout)> &&
+    betas_are_below_one<millionths(P::policy.optimizer.beta1),
+                        millionths(P::policy.optimizer.beta2)> &&
+    optimizer_numbers_are_not_negative<
+        (P::policy.optimizer.learning_rate >= 0), (P::policy.optimizer.epsilon > 0),
+        (P::policy.optimizer.weight_decay >= 0), (P::policy.optimizer.clip >= 0)> &&
+    warmup_is_a_share<millionths(P::policy.schedule.warmup)> &&
+    polynomial_decay_goes_down<P::policy.schedule.decay == Decay::polynomial,
+                               (P::policy.schedule.end >= 0 && P::policy.schedule.power > 0 &&
+                                P::policy.schedule.end < P::policy.optimizer.learning_rate)> &&
+    layer_norm_epsilon_is_positive<(P::policy.model.layer_norm_epsilon > 0)> &&
+    the_device_has_memory<(P::policy.device.memory > 0)> &&
+    a_host_has_workers<P::policy.device.kind == DeviceKind::host, P::policy.device.workers>;
+
+/// Instantiating it checks every rule; each broken one is an error of its own, in every compiler.
+template <class P>
+struct CheckPolicy
+    : rule::model_sizes_are_positive<P::policy.model.vocabulary, P::policy.model.token_types,
+                                     P::policy.model.layers, P::policy.model.hidden,
+                                     P::policy.model.heads, P::policy.model.feed_forward>,
+      rule::heads_divide_hidden<P::policy.model.hidden, P::policy.model.heads>,
+      rule::rows_are_whole_vectors<P::policy.model.hidden, P::policy.model.head_size(),
+                                   P::policy.model.feed_forward>,
+      rule::a_head_tells_two_labels_apart<P::policy.model.labels>,
+      rule::positions_fit_the_dropout_key<P::policy.model.positions>,
+      rule::length_is_within_positions<P::policy.batch.length, P::policy.model.positions>,
+      rule::a_pair_fits_the_length<P::policy.batch.length>,
+      rule::a_padded_batch_has_sentences<P::policy.batch.packed_tokens, P::policy.batch.sentences>,
+      rule::the_longest_sentence_fits_a_packed_batch<P::policy.batch.packed_tokens,
+                                                     P::policy.batch.length>,
+      rule::packed_tokens_are_a_multiple_of_16<P::policy.batch.packed_tokens>,
+      rule::packed_sentences_fit_their_tokens<P::policy.batch.packed_tokens,
+                                              P::policy.batch.sentences>,
+      rule::accumulation_is_at_least_one<P::policy.batch.accumulation>,
+      rule::dropout_is_a_probability_below_one<millionths(P::policy.model.hidden_dropout),
+                                               millionths(P::policy.model.attention_dropout)>,
+      rule::betas_are_below_one<millionths(P::policy.optimizer.beta1),
+                                millionths(P::policy.optimizer.beta2)>,
+      rule::optimizer_numbers_are_not_negative<
+          (P::policy.optimizer.learning_rate >= 0), (P::policy.optimizer.epsilon > 0),
+          (P::policy.optimizer.weight_decay >= 0), (P::policy.optimizer.clip >= 0)>,
+      rule::warmup_is_a_share<millionths(P::policy.schedule.warmup)>,
+      rule::polynomial_decay_goes_down<
+          P::policy.schedule.decay == Decay::polynomial,
+          (P::policy.schedule.end >= 0 && P::policy.schedule.power > 0 &&
+           P::policy.schedule.end < P::policy.optimizer.learning_rate)>,
+      rule::layer_norm_epsilon_is_positive<(P::policy.model.layer_norm_epsilon > 0)>,
+      rule::the_device_has_memory<(P::policy.device.memory > 0)>,
+      rule::a_host_has_workers<P::policy.device.kind == DeviceKind::host,
+                               P::policy.device.workers> {};
+
+}  // namespace ctrain
