@@ -39,7 +39,8 @@ if [[ -z $quick ]]; then
   if tsan_runs 2>/dev/null; then presets+=(tsan); else echo "notice: no thread sanitizer on this kernel"; fi
 fi
 
-# --keep-going: a source that does not compile fails its own tests, not the run.
+mkdir -p build
+# -k 0: a source that does not compile fails its own tests, not the run.
 for preset in "${presets[@]}"; do
   echo "== $preset"
   cmake --preset "$preset" >"$log" 2>&1 || { cat "$log"; status=1; continue; }

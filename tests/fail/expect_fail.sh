@@ -62,5 +62,5 @@ check clang++ "$CLANGXX" "${flags[@]}" "${host_flags[@]}" \
   -fsyntax-only -fno-color-diagnostics -ftemplate-backtrace-limit=0
 # -cuda stops before the host compiler; the errors come from the front end, which has then run.
 check nvcc "$NVCC" "${flags[@]}" "${host_flags[@]/-fopenmp/-DEIGEN_NO_CUDA}" \
-  -arch=sm_90 -Xcudafe=--context_limit=0 -x cu -cuda -o "$scratch/out"
+  -DFMT_USE_CONSTEXPR=1 -arch=sm_90 -Xcudafe=--context_limit=0 -x cu -cuda -o "$scratch/out"
 exit $status

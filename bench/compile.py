@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""What a policy costs a compiler: seconds and peak memory, medians of three, per source and compiler.
+
+bench/compile/*.cpp are whole programs around one policy. Peak memory is that of the largest single
+process, as the kernel counts it (ru_maxrss). Run it on a quiet machine: it measures wall time.
+"""
+import argparse
+import json
+import os
+import pathlib
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+INCLUDE = f"-I{ROOT}/include"
+COMPILERS = {
+    "g++ -O2": ["g++", "-std=c++20", "-O2", INCLUDE, "-c"],
+    "g++ -fsyntax-only": ["g++", "-std=c++20", INCLUDE, "-fsyntax-only"],
+    "clang++ -fsyntax-only": ["clang++", "-std=c++20", INCLUDE, "-fsyntax-only"],
+    "nvcc": ["nvcc", "-std=c++20", "-arch=sm_90", INCLUDE, "-x", "cu", "-c"],
+}
+
+
+def once(command):
+    """Seconds of wall time and MiB of the largest process."""
+    begin = time.perf_counter()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    message = child.stderr.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    seconds = time.perf_counter() - begin
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        sys.exit(f"{' '.join(command)}\n{message}")
+    return seconds, usage.ru_maxrss / 1024
+
+
+def measure(source, compiler, repeats):
+    with tempfile.TemporaryDirectory() as scratch:
+        command = COMPILERS[compiler] + [str(source)]
+        if "-c" in command:
+            command += ["-o", f"{scratch}/out.o"]
+        runs = [once(command) for _ in range(repeats)]
+    return {
+        "source": source.name,
+        "compiler": compiler,
+        "seconds": round(statistics.median(seconds for seconds, _ in runs), 3),
+        "peak_MiB": round(statistics.median(memory for _, memory in runs), 1),
+        "all_seconds": [round(seconds, 3) for seconds, _ in runs],
+    }
+
+
+def machine():
+    def version(compiler):
+        text = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+        return re.search(r".*\d\.\d.*", text)[0]
+
+    cpu = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
+    return {
+        "machine": cpu[1] if cpu else platform.machine(),
+        "cores": os.cpu_count(),
+        "compilers": {name: version(name) for name in ("g++", "clang++", "nvcc") if shutil.which(name)},
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", help="write the figures here")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("sources", nargs="*", type=pathlib.Path,
+                        default=sorted((ROOT / "bench/compile").glob("*.cpp")))
+    options = parser.parse_args()
+
+    rows = []
+    print(f"{'source':32} {'compiler':24} {'seconds':>8} {'peak MiB':>9}")
+    for source in options.sources:
+        for compiler in COMPILERS:
+            if not shutil.which(COMPILERS[compiler][0]):
+                continue
+            row = measure(source, compiler, options.repeats)
+            rows.append(row)
+            print(f"{row['source']:32} {compiler:24} {row['seconds']:8.2f} {row['peak_MiB']:9.0f}", flush=True)
+    if options.json:
+        pathlib.Path(options.json).write_text(json.dumps({**machine(), "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

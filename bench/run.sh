@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# bench/run.sh NAME [ARGUMENT...]: runs one benchmark. Its table goes to stdout, its figures as JSON
+# to bench/results/NAME-DATE.json, which git ignores: add by force what a document quotes.
+#
+#   NAME = compile    seconds and memory of the compilers on bench/compile/*.cpp
+#   any other         builds bench/NAME.cpp (or .cu) and runs it with --json FILE ARGUMENT...
+set -eu
+cd "$(dirname "$0")/.."
+
+if (($# == 0)); then
+  echo "usage: bench/run.sh NAME [ARGUMENT...], where NAME is one of:"
+  { echo compile; find bench -maxdepth 1 -name '*.cpp' -o -maxdepth 1 -name '*.cu'; } |
+    sed 's@.*/@@; s@\.[a-z]*$@@; s@^@  @' | sort
+  exit 2
+fi
+name=$1
+shift
+PATH=$PATH:/usr/local/cuda/bin
+json=bench/results/$name-$(date -u +%Y-%m-%dT%H%M%SZ).json
+mkdir -p bench/results
+
+if [[ $name == compile ]]; then
+  python3 bench/compile.py --json "$json" "$@"
+else
+  cmake --preset cuda >/dev/null  # without a toolkit it is the same as gcc
+  cmake --build --preset cuda --target "bench_$name" >&2
+  "build/cuda/bench/bench_$name" --json "$json" "$@"
+fi
+[[ ! -f $json ]] || echo "wrote $json" >&2
