@@ -9,16 +9,17 @@
 
 namespace ctrain {
 
-// Conventions. Matrices are row-major and dense. `rows` is what this micro-batch computes, at most the
-// planned bound. T is the compute type (float or bf16), float everything that is summed, normalised
-// or carried along the residual stream. Arithmetic and accumulation are in float whatever T is;
-// narrowing rounds to nearest even. Outputs are written whole unless `accumulate` is set, which adds
-// to what stands there. Pointers to outputs and inputs are distinct except where a comment allows it.
-// The result of a call does not depend on the number of threads.
+// Conventions. Matrices are row-major and dense. `rows` is what this micro-batch computes, at most
+// the planned bound. T is the compute type (float or bf16), float everything that is summed,
+// normalised or carried along the residual stream. Arithmetic and accumulation are in float
+// whatever T is; narrowing rounds to nearest even. Outputs are written whole unless `accumulate` is
+// set, which adds to what stands there. Pointers to outputs and inputs are distinct except where a
+// comment allows it. The result of a call does not depend on the number of threads.
 
 // embedding --------------------------------------------------------------------------------------
 
-/// x[r] = word[id[r]] + token_type[type[r]] + position[position[r]]  (Hugging Face, section "embeddings").
+/// x[r] = word[id[r]] + token_type[type[r]] + position[position[r]]  (Hugging Face, section
+/// "embeddings").
 struct EmbedForward {
   float* x = nullptr;                 // (rows, hidden)
   const float* word = nullptr;        // (vocabulary, hidden)
@@ -28,8 +29,8 @@ struct EmbedForward {
   int hidden = 0;
 };
 
-/// Scatter-adds dx into the three tables' gradients; rows of one id are added in row order. Row 0 of
-/// the word table (padding_idx) gets no gradient. Rows beyond the last sentence are left out.
+/// Scatter-adds dx into the three tables' gradients; rows of one id are added in row order. Row 0
+/// of the word table (padding_idx) gets no gradient. Rows beyond the last sentence are left out.
 /// Without `accumulate` every table gradient is set to zero first.
 struct EmbedBackward {
   float* d_word = nullptr;        // (vocabulary, hidden)
@@ -45,8 +46,7 @@ struct EmbedBackward {
 
 /// y = gain * (x - mean) * rstd + bias, biased variance, rstd = 1 / sqrt(variance + epsilon)
 /// (Ba et al., arXiv 1607.06450).
-template <class T>
-struct LayerNormForward {
+template <class T> struct LayerNormForward {
   T* y = nullptr;            // (rows, hidden)
   float* mean = nullptr;     // (rows)
   float* rstd = nullptr;     // (rows)
@@ -60,8 +60,7 @@ struct LayerNormForward {
 /// dx (+)= rstd * (g - mean(g) - xhat * mean(g * xhat)), g = gain * dy; d_gain (+)= sum(dy * xhat),
 /// d_bias (+)= sum(dy). `accumulate_input` belongs to dx, `accumulate` to the two parameters.
 /// dx may be dy itself where T is float and accumulate_input is false.
-template <class T>
-struct LayerNormBackward {
+template <class T> struct LayerNormBackward {
   float* dx = nullptr;      // (rows, hidden)
   float* d_gain = nullptr;  // (hidden)
   float* d_bias = nullptr;  // (hidden)
@@ -74,9 +73,9 @@ struct LayerNormBackward {
   bool accumulate_input = false, accumulate = false;
 };
 
-/// A dropout's identity: element (r, c) is dropped iff dropout_draw(key, token, c) < threshold, kept
-/// values are multiplied by dropout_scale(threshold). token = row_keys[r], or, where `first_row` is
-/// set (one row per sentence), row_keys[first_row[r]]. threshold 0: no dropout.
+/// A dropout's identity: element (r, c) is dropped iff dropout_draw(key, token, c) < threshold,
+/// kept values are multiplied by dropout_scale(threshold). token = row_keys[r], or, where
+/// `first_row` is set (one row per sentence), row_keys[first_row[r]]. threshold 0: no dropout.
 struct Dropout {
   DropoutKey key;
   std::uint32_t threshold = 0;
@@ -93,8 +92,7 @@ struct DropoutForward {
 };
 
 /// sum = residual + dropout(branch).
-template <class T>
-struct DropoutAddForward {
+template <class T> struct DropoutAddForward {
   float* sum = nullptr;             // (rows, hidden)
   const T* branch = nullptr;        // (rows, hidden)
   const float* residual = nullptr;  // (rows, hidden)
@@ -103,8 +101,7 @@ struct DropoutAddForward {
 };
 
 /// d_branch = dropout(d_sum); the residual's gradient is d_sum itself.
-template <class T>
-struct DropoutAddBackward {
+template <class T> struct DropoutAddBackward {
   T* d_branch = nullptr;         // (rows, hidden)
   const float* d_sum = nullptr;  // (rows, hidden)
   Dropout dropout;
@@ -112,16 +109,14 @@ struct DropoutAddBackward {
 };
 
 /// y = T(x).
-template <class T>
-struct CastForward {
+template <class T> struct CastForward {
   T* y = nullptr;
   const float* x = nullptr;
   int rows = 0, cols = 0;
 };
 
 /// dx (+)= float(dy).
-template <class T>
-struct CastBackward {
+template <class T> struct CastBackward {
   float* dx = nullptr;
   const T* dy = nullptr;
   int rows = 0, cols = 0;
@@ -129,8 +124,7 @@ struct CastBackward {
 };
 
 /// y = gelu(x), erf or tanh form (Hendrycks & Gimpel, arXiv 1606.08415).
-template <class T>
-struct GeluForward {
+template <class T> struct GeluForward {
   T* y = nullptr;        // (rows, cols)
   const T* x = nullptr;  // (rows, cols)
   int rows = 0, cols = 0;
@@ -138,8 +132,7 @@ struct GeluForward {
 };
 
 /// dx = dy * gelu'(x). dx may be dy.
-template <class T>
-struct GeluBackward {
+template <class T> struct GeluBackward {
   T* dx = nullptr;
   const T* dy = nullptr;
   const T* x = nullptr;
@@ -153,8 +146,7 @@ struct GeluBackward {
 /// `backward` point to prepared copies of out * in elements each (Backend::prepare fills them), or
 /// are null: then fp32 products read `master`, and bf16 products with `forward` alone set read the
 /// row-major bf16 copy there in both directions.
-template <class T>
-struct Weight {
+template <class T> struct Weight {
   const float* master = nullptr;  // (out, in)
   const T* forward = nullptr;
   const T* backward = nullptr;
@@ -162,8 +154,7 @@ struct Weight {
 };
 
 /// Fills a weight's prepared copies from its master; called after every update.
-template <class T>
-struct PrepareWeight {
+template <class T> struct PrepareWeight {
   T* forward = nullptr;
   T* backward = nullptr;
   const float* master = nullptr;
@@ -171,8 +162,7 @@ struct PrepareWeight {
 };
 
 /// z = x W^T + bias.
-template <class T>
-struct LinearForward {
+template <class T> struct LinearForward {
   T* z = nullptr;        // (rows, out)
   const T* x = nullptr;  // (rows, in)
   Weight<T> weight;
@@ -181,8 +171,7 @@ struct LinearForward {
 };
 
 /// dx (+)= dz W. DX is T, or float where the gradient joins the residual stream.
-template <class T, class DX>
-struct LinearBackwardInput {
+template <class T, class DX> struct LinearBackwardInput {
   DX* dx = nullptr;       // (rows, in)
   const T* dz = nullptr;  // (rows, out)
   Weight<T> weight;
@@ -191,8 +180,7 @@ struct LinearBackwardInput {
 };
 
 /// d_weight (+)= dz^T x, d_bias (+)= column sums of dz.
-template <class T>
-struct LinearBackwardWeight {
+template <class T> struct LinearBackwardWeight {
   float* d_weight = nullptr;  // (out, in)
   float* d_bias = nullptr;    // (out)
   const T* dz = nullptr;      // (rows, out)
@@ -209,8 +197,7 @@ struct LinearBackwardWeight {
 /// 1 / sqrt(head_size). Probabilities are dropped after the softmax; the element of a draw is
 /// head * 4096 + key position, the token the query's. Rows of no sentence get 0 (lse 0).
 /// workspace: 2 * length * length floats per worker, workspace_workers of them.
-template <class T>
-struct AttentionForward {
+template <class T> struct AttentionForward {
   T* context = nullptr;    // (rows, hidden)
   float* lse = nullptr;    // (rows, heads)
   const T* qkv = nullptr;  // (rows, 3 * hidden)
@@ -220,9 +207,9 @@ struct AttentionForward {
   int heads = 0, head_size = 0, length = 0, workspace_workers = 0;
 };
 
-/// d_qkv from d_context; probabilities are computed again from qkv and lse. Rows of no sentence get 0.
-template <class T>
-struct AttentionBackward {
+/// d_qkv from d_context; probabilities are computed again from qkv and lse. Rows of no sentence get
+/// 0.
+template <class T> struct AttentionBackward {
   T* d_qkv = nullptr;            // (rows, 3 * hidden)
   const T* d_context = nullptr;  // (rows, hidden)
   const T* context = nullptr;    // (rows, hidden)
@@ -276,8 +263,7 @@ struct CrossEntropyForward {
   int labels = 0;
 };
 
-/// d_logits = (softmax(logits) - onehot(label)) * scale; 0 for a sentence with label -1. `scale` is
-/// one over the labelled sentences of the whole optimizer step.
+/// d_logits = (softmax(logits) - onehot(label)) * scale; 0 for a sentence with label -1.
 struct CrossEntropyBackward {
   float* d_logits = nullptr;  // (sentences, labels)
   const float* logits = nullptr;
@@ -288,8 +274,9 @@ struct CrossEntropyBackward {
 
 // update -----------------------------------------------------------------------------------------
 
-/// Sum of squares over a gradient, in a fixed tree: chunks of 65,536 elements, each summed in double
-/// by the same 16 running sums whatever the machine, then chunk by chunk in order. Adds to *sum.
+/// Sum of squares over a gradient, in a fixed tree: chunks of 65,536 elements, each summed in
+/// double by the same 16 running sums whatever the machine, then chunk by chunk in order. Adds to
+/// *sum.
 struct SumOfSquares {
   double* sum = nullptr;
   const float* values = nullptr;

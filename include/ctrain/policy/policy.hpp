@@ -22,6 +22,10 @@ struct Batch {
 
   constexpr bool packed() const { return packed_tokens > 0; }
   constexpr int rows() const { return packed() ? packed_tokens : sentences * length; }
+  /// Computed rows are a multiple of this, or all: at most 16 shapes, which a backend can prepare.
+  constexpr int row_step() const {
+    return packed() ? int(round_up(packed_tokens / 16 > 0 ? packed_tokens / 16 : 1, 16)) : rows();
+  }
   constexpr int sentence_bound() const {
     return sentences > 0 || !packed() ? sentences : (packed_tokens + 15) / 16;
   }
