@@ -1,0 +1,440 @@
+/// \file  Sixteen floats at once: AVX-512 where the compiler has it, loops elsewhere.   floor 5: backend
+#pragma once
+
+#include <ctrain/core/config.hpp>
+#include <ctrain/core/floating.hpp>
+#include <ctrain/core/philox.hpp>
+
+#include <cmath>
+#include <cstdint>
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && !defined(__CUDACC__)
+#include <immintrin.h>
+#endif
+
+namespace ctrain::simd {
+
+inline constexpr int width = 16;
+
+/// How many of 16 neighbours a load or store touches; a load sets the others to 0.
+struct All {
+  static constexpr int count = width;
+};
+struct Some {
+  int count = 0;
+};
+
+/// f(column, All or Some) for every 16 columns of a row.
+template <class F>
+CTRAIN_INLINE void each_lanes(int columns, F&& f) {
+  int c = 0;
+  for (; c + width <= columns; c += width) f(c, All{});
+  if (c < columns) f(c, Some{columns - c});
+}
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && !defined(__CUDACC__)
+
+struct Mask {
+  __mmask16 bits;
+};
+
+/// 16 floats.
+struct Lanes {
+  __m512 value;
+  Lanes() = default;
+  CTRAIN_INLINE Lanes(__m512 all) : value(all) {}
+  CTRAIN_INLINE Lanes(float each) : value(_mm512_set1_ps(each)) {}
+};
+
+CTRAIN_INLINE Lanes operator+(Lanes a, Lanes b) { return _mm512_add_ps(a.value, b.value); }
+CTRAIN_INLINE Lanes operator-(Lanes a, Lanes b) { return _mm512_sub_ps(a.value, b.value); }
+CTRAIN_INLINE Lanes operator*(Lanes a, Lanes b) { return _mm512_mul_ps(a.value, b.value); }
+CTRAIN_INLINE Lanes operator/(Lanes a, Lanes b) { return _mm512_div_ps(a.value, b.value); }
+CTRAIN_INLINE Mask operator<(Lanes a, Lanes b) {
+  return {_mm512_cmp_ps_mask(a.value, b.value, _CMP_LT_OQ)};
+}
+
+/// a * b + c, rounded once.
+CTRAIN_INLINE Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
+  return _mm512_fmadd_ps(a.value, b.value, c.value);
+}
+/// The larger; b where either is NaN.
+CTRAIN_INLINE Lanes larger(Lanes a, Lanes b) {
+  return _mm512_maskz_max_ps(0xffff, a.value, b.value);
+}
+CTRAIN_INLINE Lanes smaller(Lanes a, Lanes b) {
+  return _mm512_maskz_min_ps(0xffff, a.value, b.value);
+}
+CTRAIN_INLINE Lanes square_root(Lanes a) { return _mm512_maskz_sqrt_ps(0xffff, a.value); }
+CTRAIN_INLINE Lanes select(Mask take, Lanes yes, Lanes no) {
+  return _mm512_mask_blend_ps(take.bits, no.value, yes.value);
+}
+CTRAIN_INLINE Lanes round_to_integer(Lanes a) {
+  return _mm512_maskz_roundscale_ps(0xffff, a.value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+/// a * 2^n, n whole.
+CTRAIN_INLINE Lanes times_power_of_two(Lanes a, Lanes n) {
+  return _mm512_maskz_scalef_ps(0xffff, a.value, n.value);
+}
+CTRAIN_INLINE Lanes magnitude(Lanes a) { return _mm512_abs_ps(a.value); }
+/// |a| with the sign of b.
+CTRAIN_INLINE Lanes with_sign(Lanes a, Lanes b) {
+  const __m512i sign = _mm512_set1_epi32(std::int32_t(0x80000000u));
+  return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(sign, _mm512_castps_si512(b.value),
+                                                       _mm512_castps_si512(a.value), 0xCA));
+}
+
+CTRAIN_INLINE __mmask16 touched(All) { return 0xffff; }
+CTRAIN_INLINE __mmask16 touched(Some some) { return __mmask16((1u << some.count) - 1u); }
+
+CTRAIN_INLINE Lanes load(const float* from, All) { return _mm512_loadu_ps(from); }
+CTRAIN_INLINE Lanes load(const float* from, Some some) {
+  return _mm512_maskz_loadu_ps(touched(some), from);
+}
+CTRAIN_INLINE void store(float* to, Lanes a, All) { _mm512_storeu_ps(to, a.value); }
+CTRAIN_INLINE void store(float* to, Lanes a, Some some) {
+  _mm512_mask_storeu_ps(to, touched(some), a.value);
+}
+
+CTRAIN_INLINE Lanes widen(__m256i halves) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_maskz_cvtepu16_epi32(0xffff, halves), 16));
+}
+CTRAIN_INLINE Lanes load(const bf16* from, All) {
+  return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
+CTRAIN_INLINE Lanes load(const bf16* from, Some some) {
+#if defined(__AVX512VL__)
+  return widen(_mm256_maskz_loadu_epi16(touched(some), from));
+#else
+  alignas(32) bf16 copy[width] = {};
+  for (int i = 0; i < some.count; ++i) copy[i] = from[i];
+  return load(copy, All{});
+#endif
+}
+
+/// The bits of bf16(a), as 16 halves. With AVX512_BF16 subnormal results become 0, as they do in
+/// that unit's products; else bit for bit what core/floating.hpp defines.
+CTRAIN_INLINE __m256i narrow(Lanes a) {
+#if defined(__AVX512BF16__)
+  return (__m256i)_mm512_cvtneps_pbh(a.value);
+#else
+  const __m512i u = _mm512_castps_si512(a.value), one = _mm512_set1_epi32(1);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), one);
+  const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
+  const __m512i quiet = _mm512_or_si512(u, _mm512_set1_epi32(0x400000));
+  const __mmask16 nan = _mm512_cmp_ps_mask(a.value, a.value, _CMP_UNORD_Q);
+  const __m512i bits = _mm512_mask_blend_epi32(nan, rounded, quiet);
+  return _mm512_maskz_cvtepi32_epi16(0xffff, _mm512_srli_epi32(bits, 16));
+#endif
+}
+CTRAIN_INLINE void store(bf16* to, Lanes a, All) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrow(a));
+}
+CTRAIN_INLINE void store(bf16* to, Lanes a, Some some) {
+  alignas(32) bf16 copy[width];
+  store(copy, a, All{});
+  for (int i = 0; i < some.count; ++i) to[i] = copy[i];
+}
+
+/// Lane i is the sum of the lanes of rows[i].
+CTRAIN_INLINE Lanes sums(const Lanes (&rows)[width]) {
+  __m512 pairs[8], quads[4];
+  for (int i = 0; i < 8; ++i) {
+    const __m512 a = rows[2 * i].value, b = rows[2 * i + 1].value;
+    pairs[i] = _mm512_add_ps(_mm512_maskz_unpacklo_ps(0xffff, a, b),
+                             _mm512_maskz_unpackhi_ps(0xffff, a, b));
+  }
+  for (int i = 0; i < 4; ++i) {
+    const __m512d a = _mm512_castps_pd(pairs[2 * i]), b = _mm512_castps_pd(pairs[2 * i + 1]);
+    quads[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xff, a, b)),
+                             _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xff, a, b)));
+  }
+  const auto fold = [](__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_maskz_shuffle_f32x4(0xffff, a, b, 0x88),
+                         _mm512_maskz_shuffle_f32x4(0xffff, a, b, 0xDD));
+  };
+  return fold(fold(quads[0], quads[1]), fold(quads[2], quads[3]));
+}
+
+/// 16 words of 32 bits.
+struct Integers {
+  __m512i value;
+};
+CTRAIN_INLINE Integers same(std::uint32_t each) {
+  return {_mm512_set1_epi32(std::int32_t(each))};
+}
+/// first, first + 1, ..., first + 15.
+CTRAIN_INLINE Integers counting_from(std::uint32_t first) {
+  const __m512i steps = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return {_mm512_add_epi32(same(first).value, steps)};
+}
+CTRAIN_INLINE Integers operator^(Integers a, Integers b) {
+  return {_mm512_xor_si512(a.value, b.value)};
+}
+struct Product {
+  Integers high, low;
+};
+/// The 64-bit products of 32-bit words.
+CTRAIN_INLINE Product wide_product(Integers a, std::uint32_t by) {
+  const __m512i factor = _mm512_set1_epi32(std::int32_t(by));
+  const __m512i even = _mm512_maskz_mul_epu32(0xff, a.value, factor);
+  const __m512i odd = _mm512_maskz_mul_epu32(0xff, _mm512_srli_epi64(a.value, 32), factor);
+  return {{_mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd)},
+          {_mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32))}};
+}
+/// Whether the low (or high) 16 bits of each word are below the threshold.
+CTRAIN_INLINE Mask half_below(Integers a, bool high, std::uint32_t threshold) {
+  const __m512i half = high ? _mm512_srli_epi32(a.value, 16)
+                            : _mm512_and_si512(a.value, _mm512_set1_epi32(0xffff));
+  return {_mm512_cmplt_epu32_mask(half, same(threshold).value)};
+}
+
+/// 16 running sums in double.
+struct WideSums {
+  __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
+
+  CTRAIN_INLINE void add_square(Lanes a) {
+    const __m256 upper = _mm512_castps512_ps256(
+        _mm512_maskz_shuffle_f32x4(0xffff, a.value, a.value, 0xEE));
+    const __m512d x = _mm512_maskz_cvtps_pd(0xff, _mm512_castps512_ps256(a.value));
+    const __m512d y = _mm512_maskz_cvtps_pd(0xff, upper);
+    low = _mm512_fmadd_pd(x, x, low);
+    high = _mm512_fmadd_pd(y, y, high);
+  }
+  CTRAIN_INLINE void store_to(double* lanes) const {
+    _mm512_storeu_pd(lanes, low);
+    _mm512_storeu_pd(lanes + 8, high);
+  }
+};
+
+#else
+
+struct Mask {
+  std::uint32_t bits;
+};
+
+/// 16 floats.
+struct Lanes {
+  float at[width];
+  Lanes() = default;
+  CTRAIN_INLINE Lanes(float each) {
+    for (float& x : at) x = each;
+  }
+};
+
+/// f(i) in lane i.
+template <class F>
+CTRAIN_INLINE Lanes lanes_of(F&& f) {
+  Lanes result;
+  for (int i = 0; i < width; ++i) result.at[i] = f(i);
+  return result;
+}
+
+CTRAIN_INLINE Lanes operator+(const Lanes& a, const Lanes& b) {
+  return lanes_of([&](int i) { return a.at[i] + b.at[i]; });
+}
+CTRAIN_INLINE Lanes operator-(const Lanes& a, const Lanes& b) {
+  return lanes_of([&](int i) { return a.at[i] - b.at[i]; });
+}
+CTRAIN_INLINE Lanes operator*(const Lanes& a, const Lanes& b) {
+  return lanes_of([&](int i) { return a.at[i] * b.at[i]; });
+}
+CTRAIN_INLINE Lanes operator/(const Lanes& a, const Lanes& b) {
+  return lanes_of([&](int i) { return a.at[i] / b.at[i]; });
+}
+CTRAIN_INLINE Mask operator<(const Lanes& a, const Lanes& b) {
+  Mask mask{0};
+  for (int i = 0; i < width; ++i) mask.bits |= std::uint32_t(a.at[i] < b.at[i]) << i;
+  return mask;
+}
+/// a * b + c.
+CTRAIN_INLINE Lanes multiply_add(const Lanes& a, const Lanes& b, const Lanes& c) {
+  return lanes_of([&](int i) { return a.at[i] * b.at[i] + c.at[i]; });
+}
+/// The larger; b where either is NaN.
+CTRAIN_INLINE Lanes larger(const Lanes& a, const Lanes& b) {
+  return lanes_of([&](int i) { return a.at[i] > b.at[i] ? a.at[i] : b.at[i]; });
+}
+CTRAIN_INLINE Lanes smaller(const Lanes& a, const Lanes& b) {
+  return lanes_of([&](int i) { return a.at[i] < b.at[i] ? a.at[i] : b.at[i]; });
+}
+CTRAIN_INLINE Lanes square_root(const Lanes& a) {
+  return lanes_of([&](int i) { return std::sqrt(a.at[i]); });
+}
+CTRAIN_INLINE Lanes select(Mask take, const Lanes& yes, const Lanes& no) {
+  return lanes_of([&](int i) { return (take.bits >> i) & 1u ? yes.at[i] : no.at[i]; });
+}
+CTRAIN_INLINE Lanes round_to_integer(const Lanes& a) {
+  return lanes_of([&](int i) { return std::nearbyint(a.at[i]); });
+}
+/// a * 2^n, n whole.
+CTRAIN_INLINE Lanes times_power_of_two(const Lanes& a, const Lanes& n) {
+  return lanes_of([&](int i) {
+    return std::isnan(n.at[i]) ? n.at[i] : std::ldexp(a.at[i], int(n.at[i]));
+  });
+}
+CTRAIN_INLINE Lanes magnitude(const Lanes& a) {
+  return lanes_of([&](int i) { return std::fabs(a.at[i]); });
+}
+/// |a| with the sign of b.
+CTRAIN_INLINE Lanes with_sign(const Lanes& a, const Lanes& b) {
+  return lanes_of([&](int i) { return std::copysign(a.at[i], b.at[i]); });
+}
+
+template <class T, class Count>
+CTRAIN_INLINE Lanes load(const T* from, Count some) {
+  return lanes_of([&](int i) { return i < some.count ? float(from[i]) : 0.0f; });
+}
+template <class T, class Count>
+CTRAIN_INLINE void store(T* to, const Lanes& a, Count some) {
+  for (int i = 0; i < some.count; ++i) to[i] = T(a.at[i]);
+}
+
+/// Lane i is the sum of the lanes of rows[i].
+CTRAIN_INLINE Lanes sums(const Lanes (&rows)[width]) {
+  return lanes_of([&](int i) {
+    float total = 0;
+    for (float x : rows[i].at) total += x;
+    return total;
+  });
+}
+
+/// 16 words of 32 bits.
+struct Integers {
+  std::uint32_t at[width];
+};
+CTRAIN_INLINE Integers same(std::uint32_t each) {
+  Integers result;
+  for (std::uint32_t& x : result.at) x = each;
+  return result;
+}
+/// first, first + 1, ..., first + 15.
+CTRAIN_INLINE Integers counting_from(std::uint32_t first) {
+  Integers result;
+  for (int i = 0; i < width; ++i) result.at[i] = first + std::uint32_t(i);
+  return result;
+}
+CTRAIN_INLINE Integers operator^(const Integers& a, const Integers& b) {
+  Integers result;
+  for (int i = 0; i < width; ++i) result.at[i] = a.at[i] ^ b.at[i];
+  return result;
+}
+struct Product {
+  Integers high, low;
+};
+/// The 64-bit products of 32-bit words.
+CTRAIN_INLINE Product wide_product(const Integers& a, std::uint32_t by) {
+  Product result;
+  for (int i = 0; i < width; ++i) {
+    const std::uint64_t whole = std::uint64_t{by} * a.at[i];
+    result.high.at[i] = std::uint32_t(whole >> 32);
+    result.low.at[i] = std::uint32_t(whole);
+  }
+  return result;
+}
+/// Whether the low (or high) 16 bits of each word are below the threshold.
+CTRAIN_INLINE Mask half_below(const Integers& a, bool high, std::uint32_t threshold) {
+  Mask mask{0};
+  for (int i = 0; i < width; ++i)
+    mask.bits |= std::uint32_t(((a.at[i] >> (high ? 16 : 0)) & 0xffffu) < threshold) << i;
+  return mask;
+}
+
+/// 16 running sums in double.
+struct WideSums {
+  double lanes[width] = {};
+
+  CTRAIN_INLINE void add_square(const Lanes& a) {
+    for (int i = 0; i < width; ++i) lanes[i] += double(a.at[i]) * double(a.at[i]);
+  }
+  CTRAIN_INLINE void store_to(double* to) const {
+    for (int i = 0; i < width; ++i) to[i] = lanes[i];
+  }
+};
+
+#endif
+
+/// The sum of 16 lanes, in halves: lane i with lane i + 8, then i + 4, i + 2, i + 1.
+CTRAIN_INLINE float sum(Lanes a) {
+  float at[width];
+  store(at, a, All{});
+  for (int half = width / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) at[i] += at[i + half];
+  return at[0];
+}
+
+CTRAIN_INLINE float largest(Lanes a) {
+  float at[width];
+  store(at, a, All{});
+  for (int half = width / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) at[i] = at[i] > at[i + half] ? at[i] : at[i + half];
+  return at[0];
+}
+
+/// coefficients[0] x^n + ... + coefficients[n], by Horner.
+template <int Count>
+CTRAIN_INLINE Lanes polynomial(Lanes x, const float (&coefficients)[Count]) {
+  Lanes value = coefficients[0];
+  for (int i = 1; i < Count; ++i) value = multiply_add(value, x, coefficients[i]);
+  return value;
+}
+
+/// e^x: x = n ln 2 + r, a polynomial in r (Cephes expf), times 2^n. Relative error <= 1.2e-7; below
+/// -104 it is 0, above 89 infinite, and NaN stays NaN.
+CTRAIN_INLINE Lanes exponential(Lanes x) {
+  static constexpr float series[] = {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f,
+                                     4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f};
+  const Lanes bounded = smaller(Lanes(89.0f), larger(Lanes(-104.0f), x));
+  const Lanes n = round_to_integer(bounded * Lanes(1.44269504088896341f));
+  Lanes r = multiply_add(n, Lanes(-0.693359375f), bounded);
+  r = multiply_add(n, Lanes(2.12194440e-4f), r);
+  const Lanes value = multiply_add(polynomial(r, series), r * r, r + Lanes(1.0f));
+  return times_power_of_two(value, n);
+}
+
+/// tanh x: an odd polynomial below 0.625 (Cephes tanhf), else 1 - 2 / (e^2|x| + 1). Absolute error
+/// <= 1.2e-7.
+CTRAIN_INLINE Lanes hyperbolic_tangent(Lanes x) {
+  static constexpr float series[] = {-5.70498872745e-3f, 2.06390887954e-2f, -5.37397155531e-2f,
+                                     1.33314422036e-1f, -3.33332819422e-1f};
+  const Lanes a = magnitude(x), square = x * x;
+  const Lanes near = multiply_add(polynomial(square, series) * square, x, x);
+  const Lanes far = Lanes(1.0f) - Lanes(2.0f) / (exponential(a + a) + Lanes(1.0f));
+  return select(a < Lanes(0.625f), near, with_sign(far, x));
+}
+
+/// erf x: an odd polynomial below 0.9277, else 1 - e^p(|x|). Absolute error <= 1.2e-7.
+CTRAIN_INLINE Lanes error_function(Lanes x) {
+  static constexpr float near_series[] = {-5.96761703e-4f, 4.99119423e-3f,  -2.67681349e-2f,
+                                          1.12819925e-1f,  -3.76125336e-1f, 1.28379166e-1f};
+  static constexpr float far_series[] = {-1.72853470e-5f, 3.83197126e-4f,  -3.88396438e-3f,
+                                         2.42546219e-2f,  -1.06777877e-1f, -6.34846687e-1f,
+                                         -1.28717512e-1f};
+  const Lanes a = magnitude(x);
+  const Lanes near = multiply_add(polynomial(x * x, near_series), x, x);
+  const Lanes exponent = multiply_add(polynomial(a, far_series), a, Lanes(0.0f) - a);
+  const Lanes far = Lanes(1.0f) - exponential(exponent);
+  return select(a < Lanes(0.927734375f), near, with_sign(far, x));
+}
+
+/// The random words of 16 neighbouring counters, as core/philox.hpp makes them one by one.
+struct Words16 {
+  Integers word[4];
+};
+CTRAIN_INLINE Words16 philox16(std::uint32_t first_counter, std::uint32_t token, DropoutKey key) {
+  Integers x = counting_from(first_counter), y = same(token);
+  Integers z = same(key.layer_site), w = same(key.step);
+  std::uint32_t key0 = std::uint32_t(key.seed), key1 = std::uint32_t(key.seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const Product a = wide_product(x, 0xD2511F53u), b = wide_product(z, 0xCD9E8D57u);
+    x = b.high ^ y ^ same(key0);
+    z = a.high ^ w ^ same(key1);
+    y = b.low;
+    w = a.low;
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+  return {{x, y, z, w}};
+}
+
+}  // namespace ctrain::simd

@@ -1,0 +1,66 @@
+/// \file  The update: norm of the gradient, clip and AdamW in one pass over memory.   floor 5: backend
+#pragma once
+
+#include <ctrain/backend/calls.hpp>
+#include <ctrain/backend/cpu/simd.hpp>
+#include <ctrain/backend/cpu/threads.hpp>
+#include <ctrain/backend/math/adamw.hpp>
+#include <ctrain/backend/math/sum_of_squares.hpp>
+
+namespace ctrain::cpu {
+
+/// sum_of_squares(), 16 elements at a time: the same bits.
+inline double sum_of_squares_of_chunk(const float* values, std::int64_t count) {
+  simd::WideSums sums;
+  simd::each_lanes(int(count),
+                   [&](int i, auto some) { sums.add_square(simd::load(values + i, some)); });
+  double lanes[squares_lanes];
+  sums.store_to(lanes);
+  return fold_squares(lanes);
+}
+
+inline void compute(const SumOfSquares& call, const Threads& threads) {
+  constexpr std::int64_t window = 512;  // chunks whose sums wait on the stack to be added in order
+  const std::int64_t chunks = (call.count + squares_chunk - 1) / squares_chunk;
+  for (std::int64_t start = 0; start < chunks; start += window) {
+    double sums[window];
+    const std::int64_t here = std::min(window, chunks - start);
+    threads.each(here, here * squares_chunk, [&](std::int64_t i) {
+      const std::int64_t first = (start + i) * squares_chunk;
+      sums[i] = sum_of_squares_of_chunk(call.values + first,
+                                        std::min(squares_chunk, call.count - first));
+    });
+    for (std::int64_t i = 0; i < here; ++i) *call.sum += sums[i];
+  }
+}
+
+template <OptimizerKind Kind>
+void adamw_range(const AdamWUpdate& call, const AdamWFactors& factors, std::int64_t first,
+                 std::int64_t count) {
+  float* weight = call.weight + first;
+  float* first_moment = call.first_moment + first;
+  float* second_moment = call.second_moment + first;
+  const float* gradient = call.gradient + first;
+  simd::each_lanes(int(count), [&](int i, auto some) {
+    const AdamWElement<simd::Lanes> before{simd::load(weight + i, some),
+                                           simd::load(first_moment + i, some),
+                                           simd::load(second_moment + i, some)};
+    const auto after = adamw<Kind>(before, simd::load(gradient + i, some), factors);
+    simd::store(weight + i, after.weight, some);
+    simd::store(first_moment + i, after.first_moment, some);
+    simd::store(second_moment + i, after.second_moment, some);
+  });
+}
+
+inline void compute(const AdamWUpdate& call, const Threads& threads) {
+  constexpr std::int64_t piece = 16384;
+  const AdamWFactors factors = adamw_factors(call);
+  threads.each((call.count + piece - 1) / piece, call.count, [&](std::int64_t i) {
+    const std::int64_t first = i * piece, count = std::min(piece, call.count - first);
+    call.kind == OptimizerKind::adamw_torch
+        ? adamw_range<OptimizerKind::adamw_torch>(call, factors, first, count)
+        : adamw_range<OptimizerKind::adamw_hugging_face>(call, factors, first, count);
+  });
+}
+
+}  // namespace ctrain::cpu

@@ -1,0 +1,66 @@
+/// \file  AdamW of one element, and the factors that a step shares.   floor 5: backend
+#pragma once
+
+#include <ctrain/backend/calls.hpp>
+#include <ctrain/backend/math/elementary.hpp>
+
+namespace ctrain {
+
+/// One step's constants, rounded to float once.
+struct AdamWFactors {
+  float beta1 = 0, beta2 = 0;
+  float rest1 = 0, rest2 = 0;      // 1 - beta
+  float step_size = 0;             // of m / denominator
+  float root_correction = 1;       // what divides sqrt(v): sqrt(1 - beta2^t), or 1 (Hugging Face)
+  float epsilon = 0;
+  float decay = 0;                 // learning_rate * weight_decay
+  float gradient_scale = 1;
+};
+
+template <class Real>
+struct AdamWElement {
+  Real weight, first_moment, second_moment;
+};
+
+/// The double whose author wrote it with at most 7 decimals: 0.999f stands for 0.999, and 1 - 0.999f
+/// would be off by 1.3e-5.
+inline double as_written(float value) {
+  return std::round(double(value) * 1e7) / 1e7;
+}
+
+/// torch.optim.AdamW: w (1 - lr wd) - lr / c1 * m / (sqrt(v) / sqrt(c2) + eps), c = 1 - beta^t.
+/// Hugging Face: w - lr sqrt(c2) / c1 * m / (sqrt(v) + eps), then times (1 - lr wd).
+inline AdamWFactors adamw_factors(const AdamWUpdate& call) {
+  const double beta1 = as_written(call.beta1), beta2 = as_written(call.beta2);
+  const double correction1 = 1 - std::pow(beta1, double(call.t));
+  const double root2 = std::sqrt(1 - std::pow(beta2, double(call.t)));
+  const bool torch = call.kind == OptimizerKind::adamw_torch;
+  const double rate = call.learning_rate;
+  return {.beta1 = float(beta1),
+          .beta2 = float(beta2),
+          .rest1 = float(1 - beta1),
+          .rest2 = float(1 - beta2),
+          .step_size = float(torch ? rate / correction1 : rate * root2 / correction1),
+          .root_correction = torch ? float(root2) : 1.0f,
+          .epsilon = call.epsilon,
+          .decay = float(rate * call.weight_decay),
+          .gradient_scale = call.gradient_scale};
+}
+
+template <OptimizerKind Kind, class Real>
+CTRAIN_HOST_DEVICE inline AdamWElement<Real> adamw(AdamWElement<Real> at, Real gradient,
+                                                   const AdamWFactors& by) {
+  const Real g = gradient * Real(by.gradient_scale);
+  const Real m = Real(by.beta1) * at.first_moment + Real(by.rest1) * g;
+  const Real v = Real(by.beta2) * at.second_moment + Real(by.rest2) * g * g;
+  if constexpr (Kind == OptimizerKind::adamw_torch) {
+    const Real denominator = square_root(v) / Real(by.root_correction) + Real(by.epsilon);
+    const Real decayed = at.weight - Real(by.decay) * at.weight;
+    return {decayed - Real(by.step_size) * (m / denominator), m, v};
+  } else {
+    const Real stepped = at.weight - Real(by.step_size) * (m / (square_root(v) + Real(by.epsilon)));
+    return {stepped - Real(by.decay) * stepped, m, v};
+  }
+}
+
+}  // namespace ctrain
