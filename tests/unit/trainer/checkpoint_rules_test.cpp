@@ -2,7 +2,11 @@
 
 #include <catch2/catch.hpp>
 
+#include <fstream>
+#include <memory>
 #include <set>
+#include <sstream>
+#include <string>
 
 namespace {
 
@@ -195,6 +199,37 @@ TEST_CASE("trainer.checkpoint_rules.a_resumed_run_goes_on_with_its_best") {
   CHECK_THAT(moved.restore(before.rules.state()), Catch::Contains("/elsewhere"));
   CHECK(moved.state().kept.empty());
   CHECK(moved.state().best.name == "model-epoch=00-val_acc=0.8000.ckpt");
+}
+
+TEST_CASE("trainer.checkpoint_rules.random_runs_end_as_lightnings_do") {
+  std::ifstream table(CTRAIN_TEST_DATA "/checkpoint_rules/traces.tsv");
+  std::unique_ptr<Folder> folder;
+  const auto shown = [](const std::string& name) { return name.empty() ? "-" : name; };
+  int moments = 0;
+  for (std::string line; std::getline(table, line);) {
+    std::istringstream row(line);
+    std::string first;
+    row >> first;
+    if (first == "run") {
+      CheckpointOptions options{.monitor = "val_acc"};
+      std::string mode;
+      row >> mode >> options.top_k >> options.every_n_train_steps >>
+          options.save_on_train_epoch_end >> options.filename;
+      options.better = mode == "min" ? Better::smaller : Better::larger;
+      folder = std::make_unique<Folder>(Folder{CheckpointRules(options)});
+      continue;
+    }
+    CheckpointEvent event{.moment = Moment(std::stoi(first))};
+    std::string accuracy, written, deleted;
+    row >> event.epoch >> event.step >> accuracy >> written >> deleted;
+    if (accuracy != "-") event.metrics["val_acc"] = std::stod(accuracy);
+    INFO("row: " << line);
+    const CheckpointActions actions = folder->at(event);
+    CHECK(shown(actions.save) == written);
+    CHECK(shown(actions.remove) == deleted);
+    ++moments;
+  }
+  CHECK(moments == 24 * 27);
 }
 
 TEST_CASE("trainer.checkpoint_rules.contradictory_options_are_refused") {
