@@ -201,6 +201,17 @@ TEST_CASE("io.safetensors.accepts_a_padded_header_and_tensors_in_any_header_orde
         "no error");
 }
 
+TEST_CASE("io.safetensors.reads_beyond_4_GiB") {
+  const scratch::Folder folder;
+  const auto path = folder.path / "long.safetensors";
+  const std::string json = "{" + entry("a", "[1200000000]", "[0,4800000000]") + "," +
+                           entry("b", "[2]", "[4800000000,4800000008]") + "}";
+  scratch::put(path, with_header(json, 0, json.size()));
+  std::filesystem::resize_file(path, 8 + json.size() + 4'800'000'000);  // a hole: takes no space
+  std::ofstream(path, std::ios::binary | std::ios::app) << std::string("\0\0\x80\x3f\0\0\0\x40", 8);
+  CHECK(values_of(SafeTensors(path), "b") == std::vector<float>{1, 2});
+}
+
 TEST_CASE("io.safetensors.rejects_overlap_holes_and_trailing_bytes") {
   CHECK_THAT(
       complaint("{" + entry("a", "[2]", "[0,8]") + "," + entry("b", "[2]", "[4,12]") + "}", 12),

@@ -43,6 +43,8 @@ inline std::string bytes_of(const std::filesystem::path& path) {
 }
 
 inline void put(const std::filesystem::path& path, const std::string& bytes) {
+  // Some file systems flush a file that is cut and rewritten, which would make loops slow.
+  std::filesystem::remove(path);
   std::ofstream out(path, std::ios::binary);
   out << bytes;
   out.flush();
