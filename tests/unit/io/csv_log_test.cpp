@@ -3,32 +3,24 @@
 #include <catch2/catch.hpp>
 
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <limits>
 
-#include <unistd.h>
+#include "scratch.hpp"
 
 namespace {
 
 using namespace ctrain;
 
-/// A file that is gone afterwards.
-struct Scratch {
-  std::filesystem::path path =
-      std::filesystem::temp_directory_path() / fmt::format("ctrain-metrics-{}.csv", ::getpid());
-  Scratch() { std::filesystem::remove(path); }
-  ~Scratch() { std::filesystem::remove(path); }
+struct LogFile {
+  scratch::Folder folder;
+  std::filesystem::path path = folder.path / "metrics.csv";
 
-  std::string text() const {
-    std::ifstream file(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  }
-  void put(const std::string& text) const { std::ofstream(path, std::ios::binary) << text; }
+  std::string text() const { return scratch::bytes_of(path); }
+  void put(const std::string& text) const { scratch::put(path, text); }
 };
 
 TEST_CASE("io.csv_log.rows_are_on_disk_at_once_and_columns_may_come_later") {
-  const Scratch file;
+  const LogFile file;
   CsvLog log(file.path);
   log.add(0, 49, {{"train_loss", 0.1}, {"train_acc", 1}});
   CHECK(file.text() == "epoch,step,train_loss,train_acc\n0,49,0.1,1\n");
@@ -42,7 +34,7 @@ TEST_CASE("io.csv_log.rows_are_on_disk_at_once_and_columns_may_come_later") {
 }
 
 TEST_CASE("io.csv_log.values_read_back_as_they_were") {
-  const Scratch file;
+  const LogFile file;
   CsvLog log(file.path);
   log.add(0, 0,
           {{"x", 0.1 + 0.2}, {"y", std::numeric_limits<double>::quiet_NaN()}, {"z", -1e-300}});
@@ -50,7 +42,7 @@ TEST_CASE("io.csv_log.values_read_back_as_they_were") {
 }
 
 TEST_CASE("io.csv_log.an_existing_log_goes_on_without_its_torn_row") {
-  const Scratch file;
+  const LogFile file;
   file.put("epoch,step,loss\n0,1,0.5\n0,2,0.");
   CsvLog log(file.path);
   CHECK(log.metrics() == std::vector<std::string>{"loss"});
@@ -59,7 +51,7 @@ TEST_CASE("io.csv_log.an_existing_log_goes_on_without_its_torn_row") {
 }
 
 TEST_CASE("io.csv_log.other_files_and_names_are_refused") {
-  const Scratch file;
+  const LogFile file;
   file.put("id,label\n1,2\n");
   CHECK_THROWS_WITH(CsvLog(file.path), Catch::Contains("not a log of metrics"));
   CHECK(file.text() == "id,label\n1,2\n");

@@ -3,25 +3,16 @@
 #include <catch2/catch.hpp>
 
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <set>
 #include <thread>
 #include <vector>
 
-#include <unistd.h>
+#include "scratch.hpp"
 
 namespace {
 
 using namespace ctrain;
 namespace fs = std::filesystem;
-
-/// A folder that is gone afterwards.
-struct Scratch {
-  fs::path path = fs::temp_directory_path() / fmt::format("ctrain-run-{}", ::getpid());
-  Scratch() { fs::create_directories(path); }
-  ~Scratch() { fs::remove_all(path); }
-};
 
 /// An environment variable, put back afterwards.
 class Environment {
@@ -39,7 +30,7 @@ class Environment {
 };
 
 TEST_CASE("io.run_directory.versions_count_up_from_the_highest") {
-  const Scratch root;
+  const scratch::Folder root;
   CHECK(make_run_directory(root.path, std::nullopt).version == 0);
   CHECK(make_run_directory(root.path, std::nullopt).version == 1);
   for (const char* other : {"version_7", "version_x", "version_", "version_99999999999999999999",
@@ -52,11 +43,11 @@ TEST_CASE("io.run_directory.versions_count_up_from_the_highest") {
 }
 
 TEST_CASE("io.run_directory.a_slurm_job_is_its_own_version") {
-  const Scratch root;
+  const scratch::Folder root;
   const Environment id("SLURM_JOB_ID", "107491"), name("SLURM_JOB_NAME", "afqmc");
   CHECK(make_run_directory(root.path).path.filename() == "version_107491");
   CHECK(make_run_directory(root.path).version == 107491);  // started again
-  std::ofstream(root.path / "lightning_logs" / "version_5") << "a file";
+  scratch::put(root.path / "lightning_logs" / "version_5", "a file");
   CHECK_THROWS_AS(make_run_directory(root.path, 5), Error);
 }
 
@@ -74,7 +65,7 @@ TEST_CASE("io.run_directory.interactive_and_odd_jobs_do_not_count") {
 }
 
 TEST_CASE("io.run_directory.simultaneous_runs_get_different_versions") {
-  const Scratch root;
+  const scratch::Folder root;
   std::vector<RunDirectory> runs(8);
   {
     std::vector<std::jthread> threads;
@@ -92,13 +83,12 @@ TEST_CASE("io.run_directory.a_root_that_is_no_folder_is_an_error") {
 }
 
 TEST_CASE("io.run_directory.hparams_are_yaml") {
-  const Scratch root;
+  const scratch::Folder root;
   write_hparams(root.path, {{"train_batchsize", "4"},
                             {"label_name", "a \"b\"\\\n\x7f 相", true},
                             {"save_weights_only", "true"},
                             {"max_epochs", "null"}});
-  std::ifstream file(root.path / "hparams.yaml");
-  CHECK(std::string(std::istreambuf_iterator<char>(file), {}) ==
+  CHECK(scratch::bytes_of(root.path / "hparams.yaml") ==
         "train_batchsize: 4\n"
         "label_name: \"a \\\"b\\\"\\\\\\x0a\\x7f 相\"\n"
         "save_weights_only: true\n"

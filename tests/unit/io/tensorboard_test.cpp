@@ -2,20 +2,14 @@
 
 #include <catch2/catch.hpp>
 
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <limits>
+
+#include "scratch.hpp"
 
 namespace {
 
 using namespace ctrain;
 using namespace ctrain::tensorboard;
-
-std::string contents(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
 
 TEST_CASE("io.tensorboard.checksums_are_crc32c") {
   // RFC 3720, B.4: 32 bytes of 0 have the CRC 8a9136aa.
@@ -32,24 +26,18 @@ TEST_CASE("io.tensorboard.bytes_are_those_of_its_own_writer") {
                            {{"train_loss", 0.6931471805599453}, {"train_acc", 0.0}})) +
       record(scalars_event(1650000003.5, std::int64_t{1} << 40,
                            {{"val_acc", nan}, {"相似/f1", -1e-30}}));
-  CHECK(got == contents(CTRAIN_TEST_DATA "/tensorboard/events.bin"));
+  CHECK(got == scratch::bytes_of(CTRAIN_TEST_DATA "/tensorboard/events.bin"));
 }
 
 TEST_CASE("io.tensorboard.a_log_is_readable_while_it_grows") {
-  const auto folder =
-      std::filesystem::temp_directory_path() / fmt::format("ctrain-tb-{}", getpid());
-  std::filesystem::create_directories(folder);
-  {
-    TensorBoardLog log(folder, 1650000000.25);
-    const std::string begin = record(version_event(1650000000.25));
-    CHECK_THAT(log.path().filename().string(),
-               Catch::StartsWith("events.out.tfevents.1650000000."));
-    CHECK(contents(log.path()) == begin);
-    log.add(7, {{"train_loss", 0.5}}, 1650000009.0);
-    CHECK(contents(log.path()) ==
-          begin + record(scalars_event(1650000009.0, 7, {{"train_loss", 0.5}})));
-  }
-  std::filesystem::remove_all(folder);
+  const scratch::Folder folder;
+  TensorBoardLog log(folder.path, 1650000000.25);
+  const std::string begin = record(version_event(1650000000.25));
+  CHECK_THAT(log.path().filename().string(), Catch::StartsWith("events.out.tfevents.1650000000."));
+  CHECK(scratch::bytes_of(log.path()) == begin);
+  log.add(7, {{"train_loss", 0.5}}, 1650000009.0);
+  CHECK(scratch::bytes_of(log.path()) ==
+        begin + record(scalars_event(1650000009.0, 7, {{"train_loss", 0.5}})));
 }
 
 TEST_CASE("io.tensorboard.a_missing_directory_is_an_error") {
