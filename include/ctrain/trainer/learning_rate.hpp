@@ -1,10 +1,10 @@
 /// \file  The learning rate of every optimizer step, as the original script counts it.   floor 6: trainer
 #pragma once
 
+#include <ctrain/core/decimal.hpp>
 #include <ctrain/core/error.hpp>
 #include <ctrain/policy/policy.hpp>
 
-#include <charconv>
 #include <cmath>
 #include <cstdint>
 
@@ -63,16 +63,6 @@ struct LearningRate {
 };
 
 // functions --------------------------------------------------------------------------------------
-
-/// The decimal that a float was written as: 0.7f is 0.7, not 0.699999988. Steps are rounded down
-/// from products with such numbers, so the difference would count.
-inline double as_written(float value) {
-  char text[32];
-  const auto written = std::to_chars(text, text + sizeof text, value);
-  double result = 0;
-  std::from_chars(text, written.ptr, result);
-  return result;
-}
 
 /// Total and warm-up steps of a run; `warmup` is a share of the total.
 /// Throws Error where neither epochs nor max_steps bounds the run.

@@ -178,7 +178,7 @@ template <HasPolicy P, Backend B> class Step {
     return {map_.template tensor<std::int32_t>(loss_op().outputs[1], layers),
             std::size_t(batch_.sentences)};
   }
-  /// (sentences, labels)
+  /// (sentences, labels); after evaluate() only, since backward reuses the memory.
   std::span<const float> logits() {
     return {map_.template tensor<float>(loss_op().inputs[0], layers),
             std::size_t(batch_.sentences) * policy.model.labels};

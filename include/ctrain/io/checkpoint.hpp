@@ -1,0 +1,150 @@
+/// \file  Checkpoints: logical tensors and the run's position in one safetensors file.   floor 7: io
+#pragma once
+
+#include <ctrain/core/error.hpp>
+#include <ctrain/io/hugging_face.hpp>
+#include <ctrain/io/safetensors.hpp>
+#include <ctrain/io/sampler.hpp>
+#include <ctrain/trainer/checkpoint_rules.hpp>
+#include <ctrain/trainer/trainer.hpp>
+
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+namespace ctrain {
+
+// A checkpoint is a safetensors file. Weights have their Hugging Face names; a full one also holds
+// "optimizer.exp_avg.NAME" and "optimizer.exp_avg_sq.NAME" for each, torch's names for the moments.
+// Everything is named and shaped logically: nothing in it depends on how a run was laid out. The
+// rest of the state is JSON under the metadata key "ctrain".
+
+/// Where a run stands, besides its tensors.
+struct RunState {
+  std::int64_t step = 0;  // optimizer steps done
+  std::uint64_t seed = 0;
+  SamplerPosition sampler;
+  std::vector<double> recent_losses;  // what the progress line averages
+  CheckpointState kept;
+};
+
+namespace checkpoint {
+
+inline constexpr const char* first_moment = "optimizer.exp_avg.";
+inline constexpr const char* second_moment = "optimizer.exp_avg_sq.";
+inline constexpr int format = 1;
+
+/// A number as text, since JSON has no infinity, which stands for a metric that was not a number.
+inline std::string number_text(double value) {
+  return fmt::format("{}", value);
+}
+inline double number_from(const nlohmann::json& j) {
+  return std::strtod(j.get<std::string>().c_str(), nullptr);
+}
+
+inline nlohmann::json to_json(const KeptCheckpoint& k) {
+  return {{"name", k.name}, {"score", number_text(k.score)}};
+}
+inline KeptCheckpoint kept_from(const nlohmann::json& j) {
+  return {j.at("name"), number_from(j.at("score"))};
+}
+
+inline nlohmann::json to_json(const RunState& s) {
+  nlohmann::json kept = nlohmann::json::array(), losses = nlohmann::json::array();
+  for (const KeptCheckpoint& k : s.kept.kept) kept.push_back(to_json(k));
+  for (const double loss : s.recent_losses) losses.push_back(number_text(loss));
+  return {{"format", format},
+          {"step", s.step},
+          {"seed", s.seed},
+          {"sampler",
+           {{"epoch", s.sampler.epoch}, {"batch", s.sampler.batch}, {"sample", s.sampler.sample}}},
+          {"recent_losses", losses},
+          {"kept",
+           {{"directory", s.kept.directory},
+            {"checkpoints", kept},
+            {"best", to_json(s.kept.best)},
+            {"last_saved_step", s.kept.last_saved_step}}}};
+}
+
+inline RunState from_json(const nlohmann::json& j) {
+  RunState s;
+  s.step = j.at("step");
+  s.seed = j.at("seed");
+  const nlohmann::json& sampler = j.at("sampler");
+  s.sampler = {sampler.at("epoch"), sampler.at("batch"), sampler.at("sample")};
+  for (const nlohmann::json& loss : j.at("recent_losses"))
+    s.recent_losses.push_back(number_from(loss));
+  const nlohmann::json& kept = j.at("kept");
+  s.kept.directory = kept.at("directory");
+  for (const nlohmann::json& k : kept.at("checkpoints")) s.kept.kept.push_back(kept_from(k));
+  s.kept.best = kept_from(kept.at("best"));
+  s.kept.last_saved_step = kept.at("last_saved_step");
+  return s;
+}
+
+}  // namespace checkpoint
+
+/// The weights as tensors to write.
+inline std::vector<TensorToSave> weights_to_save(const std::vector<NamedTensor>& tensors) {
+  std::vector<TensorToSave> out;
+  for (const NamedTensor& t : tensors)
+    out.push_back(tensor_in_memory(t.name, StoredType::f32, t.shape, t.weight));
+  return out;
+}
+
+/// Writes a checkpoint to a temporary name, syncs and renames it: a crash or a full disk leaves
+/// what was there before.
+inline void save_checkpoint(const std::filesystem::path& path,
+                            const std::vector<NamedTensor>& tensors, const RunState& state,
+                            bool weights_only) {
+  std::vector<TensorToSave> out = weights_to_save(tensors);
+  if (!weights_only)
+    for (const NamedTensor& t : tensors) {
+      out.push_back(tensor_in_memory(checkpoint::first_moment + t.name, StoredType::f32, t.shape,
+                                     t.first_moment));
+      out.push_back(tensor_in_memory(checkpoint::second_moment + t.name, StoredType::f32, t.shape,
+                                     t.second_moment));
+    }
+  write_safetensors(path, std::move(out), {{"ctrain", checkpoint::to_json(state).dump()}});
+}
+
+/// Reads a full checkpoint back. Nothing is written to `tensors` unless everything is there.
+inline RunState load_checkpoint(const std::filesystem::path& path,
+                                const std::vector<NamedTensor>& tensors) {
+  const SafeTensors file(path);
+  const auto metadata = file.metadata().find("ctrain");
+  if (metadata == file.metadata().end())
+    throw Error(path.string(), "is no checkpoint of ctrain (no \"ctrain\" in its metadata)",
+                "To start from these weights, pass their directory as --pretrained_model_path");
+  RunState state;
+  try {
+    const nlohmann::json json = nlohmann::json::parse(metadata->second);
+    if (json.at("format") != checkpoint::format)
+      throw Error(path.string(),
+                  "is a checkpoint of format " + json.at("format").dump() + ", not 1",
+                  "Resume with the version of ctrain that wrote it");
+    state = checkpoint::from_json(json);
+  } catch (const nlohmann::json::exception& e) {
+    throw Error(path.string(), "its run state cannot be read (" + json_complaint(e.what()) + ")",
+                "Resume from another checkpoint");
+  }
+  if (!tensors.empty() && file.find(checkpoint::first_moment + tensors.front().name) == nullptr)
+    throw Error(path.string(), "holds weights only, so a run cannot go on from it",
+                "Resume from a checkpoint written with --save_weights_only False");
+  std::vector<WantedTensor> wanted;
+  for (const NamedTensor& t : tensors) {
+    wanted.push_back({t.name, t.shape, t.weight});
+    wanted.push_back({checkpoint::first_moment + t.name, t.shape, t.first_moment});
+    wanted.push_back({checkpoint::second_moment + t.name, t.shape, t.second_moment});
+  }
+  load_tensors(file, wanted);
+  return state;
+}
+
+}  // namespace ctrain

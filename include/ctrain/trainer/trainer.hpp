@@ -1,0 +1,95 @@
+/// \file  Trainer<P>: what a policy becomes when it is valid and fits.   floor 6: trainer
+#pragma once
+
+#include <ctrain/backend/backend.hpp>
+#include <ctrain/backend/cpu/cpu.hpp>
+#include <ctrain/memory/budget.hpp>
+#include <ctrain/policy/rules.hpp>
+#include <ctrain/trainer/initialize.hpp>
+#include <ctrain/trainer/memory_map.hpp>
+#include <ctrain/trainer/step.hpp>
+
+#include <cstdint>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace ctrain {
+
+/// A tensor of the state dict with what training keeps for it.
+struct NamedTensor {
+  std::string name;  // Hugging Face's
+  std::vector<std::int64_t> shape;
+  float* weight = nullptr;
+  float* gradient = nullptr;
+  float* first_moment = nullptr;
+  float* second_moment = nullptr;
+  std::int64_t count = 0;
+  int parameter = 0;  // row of the parameter table
+};
+
+/// Checks the rules first; a policy that breaks one gets its sentences and no plan.
+template <class P> struct Verified {
+  static_assert(
+      HasPolicy<P>,
+      "a policy holder is a struct with a member `static constexpr ctrain::Policy policy{...};`");
+  static_assert(sizeof(CheckPolicy<P>), "the policy is valid");
+  template <class Q> struct plan_check { using type = typename PlanOf<Q>::check; };
+  static_assert(sizeof(typename std::conditional_t<ValidPolicy<P>, plan_check<P>,
+                                                   std::type_identity<int>>::type),
+                "the plan fits the device");
+};
+
+/// Weights, gradients and optimizer state of P's model in one arena, and the step that trains them.
+template <HasPolicy P, Backend B = Cpu> class Trainer : Verified<P> {
+ public:
+  static constexpr const Policy& policy = P::policy;
+  static constexpr const MemoryPlan& plan = PlanOf<P>::plan;
+  static constexpr const Graph& graph = GraphOf<P>::graph;
+
+  /// Takes the arena. Weights are new ones drawn from `seed`; optimizer state is zero.
+  explicit Trainer(std::uint64_t seed = P::policy.seed) : step_(backend_, map_) {
+    for (const NamedTensor& t : tensors()) initialize(t, seed);
+    weights_changed();
+  }
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
+
+  /// Every tensor of the state dict, in the order of the flat vector.
+  std::vector<NamedTensor> tensors() {
+    std::vector<NamedTensor> all;
+    Step<P, B>::each_parameter([&](int i, int layer) {
+      const Parameter& p = graph.parameters.rows[i];
+      std::vector<std::int64_t> shape =
+          p.vector ? std::vector<std::int64_t>{p.cols} : std::vector<std::int64_t>{p.rows, p.cols};
+      const std::string prefix =
+          p.segment == Segment::block ? "bert.encoder.layer." + std::to_string(layer) + "." : "";
+      all.push_back(
+          {prefix + std::string(p.name), std::move(shape), map_.parameter(State::weight, i, layer),
+           map_.parameter(State::gradient, i, layer), map_.parameter(State::first_moment, i, layer),
+           map_.parameter(State::second_moment, i, layer), p.elements(), i});
+    });
+    return all;
+  }
+
+  /// Draws one tensor anew.
+  void initialize(const NamedTensor& t, std::uint64_t seed) {
+    ctrain::initialize(graph.parameters.rows[t.parameter], t.name, seed,
+                       policy.model.initializer_range, t.weight);
+  }
+
+  /// To be called after weights were written from outside.
+  void weights_changed() { step_.prepare_weights(); }
+
+  Step<P, B>& step() { return step_; }
+  B& backend() { return backend_; }
+  Arena& arena() { return map_.arena(); }
+
+ private:
+  MemoryMap<P> map_;
+  B backend_;
+  Step<P, B> step_;
+};
+
+}  // namespace ctrain
