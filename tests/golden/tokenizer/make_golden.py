@@ -4,7 +4,7 @@
 (BertWordPieceTokenizer's pieces, which BertTokenizerFast is made of). They need no common
 installation, so each side can be made in its own environment:
 
-    python3 make_golden.py slow   # pip install 'transformers==4.46.3', Python 3.11 (Unicode 14)
+    python3 make_golden.py slow   # pip install 'transformers==4.46.3', Python 3.12 (Unicode 15.0)
     python3 make_golden.py fast   # pip install tokenizers==0.23.3 transformers
 """
 import json

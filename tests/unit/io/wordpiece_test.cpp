@@ -3,17 +3,18 @@
 #include <catch2/catch.hpp>
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <string>
 #include <vector>
 
+#include "text_support.hpp"
 #include <nlohmann/json.hpp>
 
 namespace {
 
 using namespace ctrain;
+using namespace text_support;
 using Ids = std::vector<std::int32_t>;
 
 const std::string golden = CTRAIN_TEST_DATA "/tokenizer/";
@@ -31,24 +32,6 @@ Ids tokenize(const WordPiece& tokenizer, std::string_view text) {
   Ids ids;
   tokenizer.tokenize(text, ids);
   return ids;
-}
-
-struct TemporaryFile {
-  std::string path;
-  TemporaryFile(const std::string& name, std::string_view content)
-      : path((std::filesystem::temp_directory_path() / ("ctrain_wordpiece_" + name)).string()) {
-    std::ofstream(path, std::ios::binary) << content;
-  }
-  ~TemporaryFile() { std::filesystem::remove(path); }
-};
-
-template <class Action> std::string error_of(Action&& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 struct Rows {
@@ -132,10 +115,10 @@ TEST_CASE("io.wordpiece.a_text_appends_to_what_is_there") {
 }
 
 TEST_CASE("io.wordpiece.vocabulary_lines_end_like_in_python") {
-  const TemporaryFile file("lines.txt", "a\r\n\nb\rc\u2028d\n ##e \nf");
-  CHECK(read_vocabulary(file.path) == Vocabulary{"a", "", "b", "c\u2028d", " ##e ", "f"});
-  const TemporaryFile empty("empty.txt", "");
-  CHECK(read_vocabulary(empty.path).empty());
+  const TemporaryFolder folder;
+  CHECK(read_vocabulary(folder.file("lines.txt", "a\r\n\nb\rc\u2028d\n ##e \nf")) ==
+        Vocabulary{"a", "", "b", "c\u2028d", " ##e ", "f"});
+  CHECK(read_vocabulary(folder.file("empty.txt", "")).empty());
 }
 
 TEST_CASE("io.wordpiece.of_equal_lines_the_last_counts") {
@@ -187,9 +170,10 @@ TEST_CASE("io.wordpiece.a_vocabulary_larger_than_the_model_is_an_error") {
 }
 
 TEST_CASE("io.wordpiece.a_vocabulary_that_is_not_utf8_is_an_error") {
-  const TemporaryFile file("gbk.txt", "[PAD]\n[UNK]\n\xbb\xa8\n");
-  CHECK(error_of([&] { WordPiece(file.path, 128); }) ==
-        file.path + ":3: not UTF-8 text. Take the vocab.txt that came with the model, unchanged");
+  const TemporaryFolder folder;
+  const std::string path = folder.file("gbk.txt", "[PAD]\n[UNK]\n\xbb\xa8\n");
+  CHECK(error_of([&] { WordPiece(path, 128); }) ==
+        path + ":3: not UTF-8 text. Take the vocab.txt that came with the model, unchanged");
 }
 
 TEST_CASE("io.wordpiece.real_vocabularies_have_the_known_special_ids") {
