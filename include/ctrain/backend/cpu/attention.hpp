@@ -18,15 +18,13 @@ struct HeadOfSentence {
 
   template <class T>
   Block<T> block(T* matrix, std::int64_t row_size, std::int64_t column, int rows, int size) const {
-    return {matrix + first_row * row_size + column + std::int64_t(head) * size, row_size, rows, size};
+    return {matrix + first_row * row_size + column + std::int64_t(head) * size, row_size, rows,
+            size};
   }
 };
 
 /// The queries, keys and values of a head (or their gradients).
-template <class T>
-struct HeadBlocks {
-  Block<T> q, k, v;
-};
+template <class T> struct HeadBlocks { Block<T> q, k, v; };
 
 template <class T>
 HeadBlocks<T> head_blocks(T* qkv, const HeadOfSentence& at, int heads, int size) {
@@ -37,30 +35,26 @@ HeadBlocks<T> head_blocks(T* qkv, const HeadOfSentence& at, int heads, int size)
 }
 
 /// f(HeadOfSentence, workspace) for every head of every sentence; each is one thread's.
-template <class Call, class F>
-void each_head(const Call& call, const Threads& threads, F&& f) {
+template <class Call, class F> void each_head(const Call& call, const Threads& threads, F&& f) {
   const BatchView& batch = call.batch;
   const std::int64_t plane = std::int64_t(call.length) * call.length;
-  threads.each_uneven(
-      std::int64_t(batch.sentences) * call.heads, call.workspace_workers,
-      [&](std::int64_t i, int worker) {
-        const int s = int(i / call.heads), first = batch.first_row[s];
-        f(HeadOfSentence{int(i % call.heads), first, batch.first_row[s + 1] - first,
-                         batch.lengths[s]},
-          call.workspace + 2 * plane * worker);
-      });
+  threads.each_uneven(std::int64_t(batch.sentences) * call.heads, call.workspace_workers,
+                      [&](std::int64_t i, int worker) {
+                        const int s = int(i / call.heads), first = batch.first_row[s];
+                        f(HeadOfSentence{int(i % call.heads), first, batch.first_row[s + 1] - first,
+                                         batch.lengths[s]},
+                          call.workspace + 2 * plane * worker);
+                      });
 }
 
-template <class T>
-void clear_rows(T* matrix, std::int64_t columns, int first, int end) {
+template <class T> void clear_rows(T* matrix, std::int64_t columns, int first, int end) {
   if (first < end)
     std::memset(static_cast<void*>(matrix + first * columns), 0,
                 sizeof(T) * std::size_t(columns) * std::size_t(end - first));
 }
 
 /// The dropout of a query's probabilities.
-template <class Call>
-DropoutLanes probability_dropout(const Call& call, int row) {
+template <class Call> DropoutLanes probability_dropout(const Call& call, int row) {
   return DropoutLanes(dropout_row(call.dropout, row));
 }
 
@@ -84,8 +78,7 @@ inline float softmax_row(float* scores, int keys, float scale, DropoutLanes drop
   return most + natural_logarithm(whole);
 }
 
-template <class T>
-void compute(const AttentionForward<T>& call, const Threads& threads) {
+template <class T> void compute(const AttentionForward<T>& call, const Threads& threads) {
   const std::int64_t hidden = std::int64_t(call.heads) * call.head_size;
   const float scale = 1.0f / std::sqrt(float(call.head_size));
   each_head(call, threads, [&](const HeadOfSentence& at, float* scores) {
@@ -95,9 +88,10 @@ void compute(const AttentionForward<T>& call, const Threads& threads) {
     for (int i = 0; i < at.queries; ++i) {
       const int row = at.first_row + i;
       call.lse[std::int64_t(row) * call.heads + at.head] =
-          at.keys == 0 ? 0.0f
-                       : softmax_row(scores + i * call.length, at.keys, scale,
-                                     probability_dropout(call, row), std::uint32_t(at.head) * 4096u);
+          at.keys == 0
+              ? 0.0f
+              : softmax_row(scores + i * call.length, at.keys, scale,
+                            probability_dropout(call, row), std::uint32_t(at.head) * 4096u);
     }
     weighted_sums(context, Coefficients<float>{scores, call.length, 1}, v);
   });
@@ -131,8 +125,7 @@ inline void softmax_row_backward(float* scores, float* slopes, int keys, float s
   });
 }
 
-template <class T>
-void compute(const AttentionBackward<T>& call, const Threads& threads) {
+template <class T> void compute(const AttentionBackward<T>& call, const Threads& threads) {
   const std::int64_t hidden = std::int64_t(call.heads) * call.head_size;
   const float scale = 1.0f / std::sqrt(float(call.head_size));
   each_head(call, threads, [&](const HeadOfSentence& at, float* scores) {

@@ -11,13 +11,15 @@ namespace ctrain {
 
 /// A call that has a kernel of its own.
 template <class Call>
-concept HasCpuKernel =
-    requires(const Call& call, const cpu::Threads& threads) { cpu::compute(call, threads); };
+concept HasCpuKernel = requires(const Call& call, const cpu::Threads& threads) {
+  cpu::compute(call, threads);
+};
 
 /// A call that is a matrix product, or prepares one.
 template <class Call>
-concept HasCpuProduct =
-    requires(const Call& call, cpu::Products& products) { products.compute(call); };
+concept HasCpuProduct = requires(const Call& call, cpu::Products& products) {
+  products.compute(call);
+};
 
 /// Models Backend. Not for two threads at once: give each its own. Results do not depend on the
 /// number of workers.
@@ -38,15 +40,9 @@ struct Cpu {
     products_.prepare<T>(layers, rows);
   }
 
-  template <HasCpuKernel Call>
-  void run(const Call& call) {
-    cpu::compute(call, threads_);
-  }
+  template <HasCpuKernel Call> void run(const Call& call) { cpu::compute(call, threads_); }
 
-  template <HasCpuProduct Call>
-  void run(const Call& call) {
-    products_.compute(call);
-  }
+  template <HasCpuProduct Call> void run(const Call& call) { products_.compute(call); }
 
  private:
   cpu::Threads threads_;

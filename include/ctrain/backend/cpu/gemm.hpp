@@ -7,12 +7,12 @@
 #include <ctrain/backend/cpu/rows.hpp>
 #include <ctrain/backend/cpu/threads.hpp>
 
-#include <oneapi/dnnl/dnnl.hpp>
-
 #include <compare>
 #include <map>
 #include <span>
 #include <vector>
+
+#include <oneapi/dnnl/dnnl.hpp>
 
 namespace ctrain::cpu {
 
@@ -86,7 +86,9 @@ class Products {
  public:
   /// `library_bf16` false: bf16 products do without oneDNN.
   Products(Threads threads, bool library_bf16)
-      : threads_(threads), library_bf16_(library_bf16), engine_(dnnl::engine::kind::cpu, 0),
+      : threads_(threads),
+        library_bf16_(library_bf16),
+        engine_(dnnl::engine::kind::cpu, 0),
         stream_(engine_) {}
 
   /// Whether oneDNN has bf16 products on this machine that are worth calling.
@@ -96,58 +98,59 @@ class Products {
   }
 
   /// Makes every product that steps over these layers and row counts can ask for.
-  template <class T>
-  void prepare(std::span<const LinearShape> layers, std::span<const int> rows) {
+  template <class T> void prepare(std::span<const LinearShape> layers, std::span<const int> rows) {
     if (!served<T>()) return;
     constexpr DType type = dtype_of<T>;
     for (const LinearShape& layer : layers)
       for (int count : rows)
         for (bool accumulate : {false, true})
-          for (ProductKey key : {ProductKey{ProductKind::forward, type, type, layer.packed, false},
-                                 ProductKey{ProductKind::backward_input, type, type, layer.packed,
-                                            accumulate},
-                                 ProductKey{ProductKind::backward_input, type, DType::fp32,
-                                            layer.packed, accumulate},
-                                 ProductKey{ProductKind::backward_weight, type, DType::fp32, false,
-                                            accumulate}}) {
+          for (ProductKey key :
+               {ProductKey{ProductKind::forward, type, type, layer.packed, false},
+                ProductKey{ProductKind::backward_input, type, type, layer.packed, accumulate},
+                ProductKey{ProductKind::backward_input, type, DType::fp32, layer.packed,
+                           accumulate},
+                ProductKey{ProductKind::backward_weight, type, DType::fp32, false, accumulate}}) {
             key.rows = count, key.out = layer.out, key.in = layer.in;
             product(key);
           }
   }
 
-  template <class T>
-  void compute(const PrepareWeight<T>& call) {
+  template <class T> void compute(const PrepareWeight<T>& call) {
     if (call.forward)
       fill(call.forward, call, call.backward ? ProductKind::forward : ProductKind::backward_weight);
     if (call.backward) fill(call.backward, call, ProductKind::backward_input);
   }
 
-  template <class T>
-  void compute(const LinearForward<T>& call) {
+  template <class T> void compute(const LinearForward<T>& call) {
     const T* weight = operand(call.weight, call.weight.forward);
     if (!served<T>()) return plain_forward(call, weight, threads_);
-    const ProductKey key{ProductKind::forward, dtype_of<T>,   dtype_of<T>,    packed(call.weight),
-                         false,                call.rows,     call.weight.out, call.weight.in};
+    const ProductKey key{ProductKind::forward, dtype_of<T>,   dtype_of<T>,
+                         packed(call.weight),  false,         call.rows,
+                         call.weight.out,      call.weight.in};
     execute(product(key), call.x, weight, call.bias, call.z);
   }
 
-  template <class T, class DX>
-  void compute(const LinearBackwardInput<T, DX>& call) {
+  template <class T, class DX> void compute(const LinearBackwardInput<T, DX>& call) {
     const T* weight =
         operand(call.weight, call.weight.backward ? call.weight.backward : call.weight.forward);
     if (!served<T>()) return plain_backward_input(call, weight, threads_);
-    const ProductKey key{ProductKind::backward_input, dtype_of<T>,     dtype_of<DX>,
-                         packed(call.weight),         call.accumulate_input, call.rows,
-                         call.weight.out,             call.weight.in};
+    const ProductKey key{
+        ProductKind::backward_input, dtype_of<T>, dtype_of<DX>,    packed(call.weight),
+        call.accumulate_input,       call.rows,   call.weight.out, call.weight.in};
     execute(product(key), call.dz, weight, nullptr, call.dx);
   }
 
-  template <class T>
-  void compute(const LinearBackwardWeight<T>& call) {
+  template <class T> void compute(const LinearBackwardWeight<T>& call) {
     column_sums(call.d_bias, call.dz, call.rows, call.out, call.accumulate, threads_);
     if (!served<T>()) return plain_backward_weight(call, threads_);
-    const ProductKey key{ProductKind::backward_weight, dtype_of<T>, DType::fp32, false,
-                         call.accumulate,              call.rows,   call.out,    call.in};
+    const ProductKey key{ProductKind::backward_weight,
+                         dtype_of<T>,
+                         DType::fp32,
+                         false,
+                         call.accumulate,
+                         call.rows,
+                         call.out,
+                         call.in};
     execute(product(key), call.dz, call.x, nullptr, call.d_weight);
   }
 
@@ -157,19 +160,14 @@ class Products {
     dnnl::memory source, weight, bias, result, scratch;
   };
 
-  template <class T>
-  bool served() const {
-    return dtype_of<T> == DType::fp32 || library_bf16_;
-  }
+  template <class T> bool served() const { return dtype_of<T> == DType::fp32 || library_bf16_; }
 
-  template <class T>
-  static bool packed(const Weight<T>& weight) {
+  template <class T> static bool packed(const Weight<T>& weight) {
     return weight.forward && weight.backward;
   }
 
   /// The copy, or the master where there is none (fp32).
-  template <class T>
-  static const T* operand(const Weight<T>& weight, const T* copy) {
+  template <class T> static const T* operand(const Weight<T>& weight, const T* copy) {
     if constexpr (dtype_of<T> == DType::fp32)
       return copy ? copy : weight.master;
     else
@@ -177,8 +175,7 @@ class Products {
   }
 
   /// Writes one copy: blocks where `kind` has them, else row-major.
-  template <class T>
-  void fill(T* to, const PrepareWeight<T>& call, ProductKind kind) {
+  template <class T> void fill(T* to, const PrepareWeight<T>& call, ProductKind kind) {
     Blocking blocking;
     if (kind != ProductKind::backward_weight && served<T>())
       blocking = layout(kind, dtype_of<T>, call.out, call.in).blocking;
@@ -190,9 +187,9 @@ class Products {
       pack(to, call.master, call.in, 1, call.out, call.in, blocking, threads_);
   }
 
-  /// The operand that a weight is in a product of this kind, in blocks where oneDNN likes blocks that
-  /// fill exactly out * in elements. Chosen at 128 rows, whatever the rows of a step: the choice
-  /// depends on width and depth.
+  /// The operand that a weight is in a product of this kind, in blocks where oneDNN likes blocks
+  /// that fill exactly out * in elements. Chosen at 128 rows, whatever the rows of a step: the
+  /// choice depends on width and depth.
   const OperandLayout& layout(ProductKind kind, DType type, int out, int in) {
     const ProductKey key{kind, type, type, true, false, 0, out, in};
     const auto known = layouts_.find(key);
@@ -232,7 +229,8 @@ class Products {
 
   Product& product(const ProductKey& key) {
     const auto known = products_.find(key);
-    return known != products_.end() ? known->second : products_.emplace(key, make(key)).first->second;
+    return known != products_.end() ? known->second
+                                    : products_.emplace(key, make(key)).first->second;
   }
 
   Product make(const ProductKey& key) {
@@ -250,8 +248,8 @@ class Products {
     const auto memory = [&](const dnnl::memory::desc& d) {
       return d.get_size() == 0 ? dnnl::memory() : dnnl::memory(d, engine_, nullptr);
     };
-    return {dnnl::matmul(desc),          memory(desc.src_desc()), memory(desc.weights_desc()),
-            memory(desc.bias_desc()),    memory(desc.dst_desc()), memory(desc.scratchpad_desc())};
+    return {dnnl::matmul(desc),       memory(desc.src_desc()), memory(desc.weights_desc()),
+            memory(desc.bias_desc()), memory(desc.dst_desc()), memory(desc.scratchpad_desc())};
   }
 
   void execute(Product& product, const void* source, const void* weight, const void* bias,
@@ -260,8 +258,8 @@ class Products {
     dnnl_exec_arg_t arguments[5];
     int count = 0;
     const auto bind = [&](int name, const dnnl::memory& memory, const void* data) {
-      dnnl::error::wrap_c_api(
-          dnnl_memory_set_data_handle(memory.get(), const_cast<void*>(data)), "oneDNN memory");
+      dnnl::error::wrap_c_api(dnnl_memory_set_data_handle(memory.get(), const_cast<void*>(data)),
+                              "oneDNN memory");
       arguments[count++] = {name, memory.get()};
     };
     bind(DNNL_ARG_SRC, product.source, source);

@@ -25,15 +25,15 @@ void each_tile(const Threads& threads, int rows, int columns, int depth, Fill&& 
   const int down = (rows + tile_rows - 1) / tile_rows;
   threads.each(std::int64_t(across) * down, std::int64_t(rows) * columns * depth,
                [&](std::int64_t i) {
-    float sums[tile_rows * tile_columns];
-    const int row = int(i % down) * tile_rows, column = int(i / down) * tile_columns;
-    const ResultTile tile{sums, row, column, std::min(tile_rows, rows - row),
-                          std::min(tile_columns, columns - column)};
-    fill(tile);
-    for (int r = 0; r < tile.rows; ++r)
-      for (int c = 0; c < tile.columns; ++c)
-        finish(row + r, column + c, sums[r * tile_columns + c]);
-  });
+                 float sums[tile_rows * tile_columns];
+                 const int row = int(i % down) * tile_rows, column = int(i / down) * tile_columns;
+                 const ResultTile tile{sums, row, column, std::min(tile_rows, rows - row),
+                                       std::min(tile_columns, columns - column)};
+                 fill(tile);
+                 for (int r = 0; r < tile.rows; ++r)
+                   for (int c = 0; c < tile.columns; ++c)
+                     finish(row + r, column + c, sums[r * tile_columns + c]);
+               });
 }
 
 /// z = x W^T + bias, `weight` row-major (out, in).
@@ -47,9 +47,7 @@ void plain_forward(const LinearForward<T>& call, const T* weight, const Threads&
                      Block<const T>{call.x + std::int64_t(tile.row) * in, in, tile.rows, in},
                      Block<const T>{weight + std::int64_t(tile.column) * in, in, tile.columns, in});
       },
-      [&](int r, int c, float sum) {
-        call.z[std::int64_t(r) * out + c] = T(sum + call.bias[c]);
-      });
+      [&](int r, int c, float sum) { call.z[std::int64_t(r) * out + c] = T(sum + call.bias[c]); });
 }
 
 /// dx (+)= dz W.
@@ -60,8 +58,7 @@ void plain_backward_input(const LinearBackwardInput<T, DX>& call, const T* weigh
   each_tile(
       threads, call.rows, in, out,
       [&](const ResultTile& tile) {
-        weighted_sums(tile.block(),
-                      Coefficients<T>{call.dz + std::int64_t(tile.row) * out, out, 1},
+        weighted_sums(tile.block(), Coefficients<T>{call.dz + std::int64_t(tile.row) * out, out, 1},
                       Block<const T>{weight + tile.column, in, out, tile.columns});
       },
       [&](int r, int c, float sum) {

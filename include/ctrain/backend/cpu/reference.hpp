@@ -18,8 +18,7 @@ namespace ctrain::reference {
 using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 /// A copy in float of a matrix of T.
-template <class T>
-Matrix widened(const T* data, int rows, int columns, std::int64_t row_step) {
+template <class T> Matrix widened(const T* data, int rows, int columns, std::int64_t row_step) {
   Matrix result(rows, columns);
   for (int r = 0; r < rows; ++r)
     for (int c = 0; c < columns; ++c) result(r, c) = float(data[r * row_step + c]);
@@ -37,8 +36,7 @@ void write(T* to, const Matrix& from, std::int64_t row_step, bool accumulate = f
 }
 
 /// The copy if there is one, else the fp32 master.
-template <class T>
-Matrix weight_of(const Weight<T>& weight) {
+template <class T> Matrix weight_of(const Weight<T>& weight) {
   return weight.forward ? widened(weight.forward, weight.out, weight.in, weight.in)
                         : widened(weight.master, weight.out, weight.in, weight.in);
 }
@@ -51,10 +49,10 @@ struct Head {
 };
 
 /// Gathers q, k and v; p holds the scores.
-template <class Call>
-Head head_of(const Call& call, int sentence, int head) {
+template <class Call> Head head_of(const Call& call, int sentence, int head) {
   const int first = call.batch.first_row[sentence], size = call.head_size;
-  const int queries = call.batch.first_row[sentence + 1] - first, keys = call.batch.lengths[sentence];
+  const int queries = call.batch.first_row[sentence + 1] - first,
+            keys = call.batch.lengths[sentence];
   const std::int64_t hidden = std::int64_t(call.heads) * size;
   const auto* start = call.qkv + first * 3 * hidden + std::int64_t(head) * size;
   Head result;
@@ -122,8 +120,7 @@ struct CpuReference {
 
   // rows -----------------------------------------------------------------------------------------
 
-  template <class T>
-  void run(const LayerNormForward<T>& call) {
+  template <class T> void run(const LayerNormForward<T>& call) {
     for (std::int64_t r = 0; r < call.rows; ++r) {
       const float* x = call.x + r * call.hidden;
       double sum = 0, squares = 0;
@@ -138,8 +135,7 @@ struct CpuReference {
     }
   }
 
-  template <class T>
-  void run(const LayerNormBackward<T>& call) {
+  template <class T> void run(const LayerNormBackward<T>& call) {
     layer_norm_parameters(call);  // first: dx may overwrite dy
     for (std::int64_t r = 0; r < call.rows; ++r) {
       const std::int64_t at = r * call.hidden;
@@ -150,9 +146,8 @@ struct CpuReference {
       double sum_g = 0, sum_g_xhat = 0;
       for (int c = 0; c < call.hidden; ++c) sum_g += g(c), sum_g_xhat += double(g(c)) * xhat(c);
       for (int c = 0; c < call.hidden; ++c) {
-        const float slope =
-            layer_norm_slope(g(c), xhat(c), float(sum_g / call.hidden),
-                             float(sum_g_xhat / call.hidden), call.rstd[r]);
+        const float slope = layer_norm_slope(g(c), xhat(c), float(sum_g / call.hidden),
+                                             float(sum_g_xhat / call.hidden), call.rstd[r]);
         put(call.dx[at + c], slope, call.accumulate_input);
       }
     }
@@ -166,8 +161,7 @@ struct CpuReference {
     }
   }
 
-  template <class T>
-  void run(const DropoutAddForward<T>& call) {
+  template <class T> void run(const DropoutAddForward<T>& call) {
     for (std::int64_t r = 0; r < call.rows; ++r) {
       const DropoutRow drop = dropout_row(call.dropout, int(r));
       for (int c = 0; c < call.hidden; ++c) {
@@ -177,8 +171,7 @@ struct CpuReference {
     }
   }
 
-  template <class T>
-  void run(const DropoutAddBackward<T>& call) {
+  template <class T> void run(const DropoutAddBackward<T>& call) {
     for (std::int64_t r = 0; r < call.rows; ++r) {
       const DropoutRow drop = dropout_row(call.dropout, int(r));
       for (int c = 0; c < call.hidden; ++c)
@@ -187,27 +180,23 @@ struct CpuReference {
     }
   }
 
-  template <class T>
-  void run(const CastForward<T>& call) {
+  template <class T> void run(const CastForward<T>& call) {
     for (std::int64_t i = 0; i < std::int64_t(call.rows) * call.cols; ++i) call.y[i] = T(call.x[i]);
   }
 
-  template <class T>
-  void run(const CastBackward<T>& call) {
+  template <class T> void run(const CastBackward<T>& call) {
     for (std::int64_t i = 0; i < std::int64_t(call.rows) * call.cols; ++i)
       put(call.dx[i], float(call.dy[i]), call.accumulate_input);
   }
 
-  template <class T>
-  void run(const GeluForward<T>& call) {
+  template <class T> void run(const GeluForward<T>& call) {
     for (std::int64_t i = 0; i < std::int64_t(call.rows) * call.cols; ++i) {
       const float x = call.x[i];
       call.y[i] = T(call.activation == Activation::gelu_erf ? gelu_erf(x) : gelu_tanh(x));
     }
   }
 
-  template <class T>
-  void run(const GeluBackward<T>& call) {
+  template <class T> void run(const GeluBackward<T>& call) {
     for (std::int64_t i = 0; i < std::int64_t(call.rows) * call.cols; ++i) {
       const float x = call.x[i];
       const float slope =
@@ -218,13 +207,11 @@ struct CpuReference {
 
   // matrices -------------------------------------------------------------------------------------
 
-  template <class T>
-  void run(const PrepareWeight<T>& call) {
+  template <class T> void run(const PrepareWeight<T>& call) {
     if (call.forward) run(CastForward<T>{call.forward, call.master, call.out, call.in});
   }
 
-  template <class T>
-  void run(const LinearForward<T>& call) {
+  template <class T> void run(const LinearForward<T>& call) {
     const Weight<T>& w = call.weight;
     const Matrix x = reference::widened(call.x, call.rows, w.in, w.in);
     Matrix z = x * reference::weight_of(w).transpose();
@@ -232,15 +219,13 @@ struct CpuReference {
     reference::write(call.z, z, w.out);
   }
 
-  template <class T, class DX>
-  void run(const LinearBackwardInput<T, DX>& call) {
+  template <class T, class DX> void run(const LinearBackwardInput<T, DX>& call) {
     const Weight<T>& w = call.weight;
     const Matrix dz = reference::widened(call.dz, call.rows, w.out, w.out);
     reference::write<DX>(call.dx, dz * reference::weight_of(w), w.in, call.accumulate_input);
   }
 
-  template <class T>
-  void run(const LinearBackwardWeight<T>& call) {
+  template <class T> void run(const LinearBackwardWeight<T>& call) {
     const Matrix dz = reference::widened(call.dz, call.rows, call.out, call.out);
     const Matrix x = reference::widened(call.x, call.rows, call.in, call.in);
     reference::write<float>(call.d_weight, dz.transpose() * x, call.in, call.accumulate);
@@ -249,8 +234,7 @@ struct CpuReference {
 
   // attention ------------------------------------------------------------------------------------
 
-  template <class T>
-  void run(const AttentionForward<T>& call) {
+  template <class T> void run(const AttentionForward<T>& call) {
     const std::int64_t hidden = std::int64_t(call.heads) * call.head_size;
     std::fill_n(call.context, call.batch.rows * hidden, T(0.0f));
     std::fill_n(call.lse, std::int64_t(call.batch.rows) * call.heads, 0.0f);
@@ -268,8 +252,7 @@ struct CpuReference {
       }
   }
 
-  template <class T>
-  void run(const AttentionBackward<T>& call) {
+  template <class T> void run(const AttentionBackward<T>& call) {
     const std::int64_t hidden = std::int64_t(call.heads) * call.head_size;
     std::fill_n(call.d_qkv, call.batch.rows * 3 * hidden, T(0.0f));
     for (int s = 0; s < call.batch.sentences; ++s)
@@ -340,12 +323,9 @@ struct CpuReference {
  private:
   using Matrix = reference::Matrix;
 
-  static void put(float& to, float value, bool accumulate) {
-    to = accumulate ? to + value : value;
-  }
+  static void put(float& to, float value, bool accumulate) { to = accumulate ? to + value : value; }
 
-  template <class T>
-  static void layer_norm_parameters(const LayerNormBackward<T>& call) {
+  template <class T> static void layer_norm_parameters(const LayerNormBackward<T>& call) {
     for (int c = 0; c < call.hidden; ++c) {
       double gain = 0, bias = 0;
       for (std::int64_t r = 0; r < call.rows; ++r) {

@@ -17,15 +17,13 @@ using simd::Lanes;
 using simd::Some;
 
 /// f(row) for every row.
-template <class F>
-void each_row(const Threads& threads, int rows, int columns, F&& f) {
+template <class F> void each_row(const Threads& threads, int rows, int columns, F&& f) {
   threads.each(rows, std::int64_t(rows) * columns, f);
 }
 
-/// f(first column, columns) for blocks of 64 columns: who sums over rows splits the columns, so that
-/// the order of a sum is the order of the rows whatever the threads.
-template <class F>
-void each_column_block(const Threads& threads, int rows, int columns, F&& f) {
+/// f(first column, columns) for blocks of 64 columns: who sums over rows splits the columns, so
+/// that the order of a sum is the order of the rows whatever the threads.
+template <class F> void each_column_block(const Threads& threads, int rows, int columns, F&& f) {
   constexpr int block = 64;
   threads.each((columns + block - 1) / block, std::int64_t(rows) * columns, [&](std::int64_t b) {
     const int first = int(b) * block;
@@ -100,8 +98,7 @@ inline void compute(const EmbedBackward& call, const Threads& threads) {
 // norms ------------------------------------------------------------------------------------------
 
 /// The sum over a row of f(column, All or Some), whose untouched lanes are 0.
-template <class F>
-CTRAIN_INLINE float sum_over_row(int columns, F&& f) {
+template <class F> CTRAIN_INLINE float sum_over_row(int columns, F&& f) {
   Lanes total = 0.0f;
   simd::each_lanes(columns, [&](int c, auto some) { total = total + f(c, some); });
   return simd::sum(total);
@@ -117,8 +114,7 @@ CTRAIN_INLINE Lanes keep(Lanes value, Some some) {
   return simd::load(at, some);
 }
 
-template <class T>
-void compute(const LayerNormForward<T>& call, const Threads& threads) {
+template <class T> void compute(const LayerNormForward<T>& call, const Threads& threads) {
   each_row(threads, call.rows, call.hidden, [&](std::int64_t r) {
     const float* x = call.x + r * call.hidden;
     T* y = call.y + r * call.hidden;
@@ -163,12 +159,10 @@ void layer_norm_parameters(const LayerNormBackward<T>& call, int first, int colu
   });
 }
 
-template <class T>
-void compute(const LayerNormBackward<T>& call, const Threads& threads) {
+template <class T> void compute(const LayerNormBackward<T>& call, const Threads& threads) {
   // Parameters first: dx may overwrite dy.
-  each_column_block(threads, call.rows, call.hidden, [&](int first, int columns) {
-    layer_norm_parameters(call, first, columns);
-  });
+  each_column_block(threads, call.rows, call.hidden,
+                    [&](int first, int columns) { layer_norm_parameters(call, first, columns); });
   each_row(threads, call.rows, call.hidden, [&](std::int64_t r) {
     const std::int64_t at = r * call.hidden;
     const float mean = call.mean[r], rstd = call.rstd[r];
@@ -215,10 +209,10 @@ void column_sums(float* to, const T* from, int rows, int columns, bool accumulat
 
 /// f(row, DropoutLanes) for every row.
 template <class F>
-void each_dropout_row(const Threads& threads, const Dropout& dropout, int rows, int columns, F&& f) {
-  each_row(threads, rows, columns, [&](std::int64_t r) {
-    f(r * columns, DropoutLanes(dropout_row(dropout, int(r))));
-  });
+void each_dropout_row(const Threads& threads, const Dropout& dropout, int rows, int columns,
+                      F&& f) {
+  each_row(threads, rows, columns,
+           [&](std::int64_t r) { f(r * columns, DropoutLanes(dropout_row(dropout, int(r)))); });
 }
 
 inline void compute(const DropoutForward& call, const Threads& threads) {
@@ -229,8 +223,7 @@ inline void compute(const DropoutForward& call, const Threads& threads) {
   });
 }
 
-template <class T>
-void compute(const DropoutAddForward<T>& call, const Threads& threads) {
+template <class T> void compute(const DropoutAddForward<T>& call, const Threads& threads) {
   each_dropout_row(threads, call.dropout, call.rows, call.hidden, [&](std::int64_t at, auto drop) {
     simd::each_lanes(call.hidden, [&](int c, auto some) {
       const Lanes branch = drop(simd::load(call.branch + at + c, some), std::uint32_t(c));
@@ -239,8 +232,7 @@ void compute(const DropoutAddForward<T>& call, const Threads& threads) {
   });
 }
 
-template <class T>
-void compute(const DropoutAddBackward<T>& call, const Threads& threads) {
+template <class T> void compute(const DropoutAddBackward<T>& call, const Threads& threads) {
   each_dropout_row(threads, call.dropout, call.rows, call.hidden, [&](std::int64_t at, auto drop) {
     simd::each_lanes(call.hidden, [&](int c, auto some) {
       const Lanes d_sum = simd::load(call.d_sum + at + c, some);
@@ -251,22 +243,19 @@ void compute(const DropoutAddBackward<T>& call, const Threads& threads) {
 
 // elements ---------------------------------------------------------------------------------------
 
-template <class T>
-void compute(const CastForward<T>& call, const Threads& threads) {
+template <class T> void compute(const CastForward<T>& call, const Threads& threads) {
   map_rows(threads, call.y, call.x, call.rows, call.cols,
            [](Lanes x, std::int64_t, auto) { return x; });
 }
 
-template <class T>
-void compute(const CastBackward<T>& call, const Threads& threads) {
+template <class T> void compute(const CastBackward<T>& call, const Threads& threads) {
   map_rows(threads, call.dx, call.dy, call.rows, call.cols,
            [&](Lanes dy, std::int64_t at, auto some) {
              return call.accumulate_input ? simd::load(call.dx + at, some) + dy : dy;
            });
 }
 
-template <class T>
-void compute(const GeluForward<T>& call, const Threads& threads) {
+template <class T> void compute(const GeluForward<T>& call, const Threads& threads) {
   const auto map = [&](auto gelu) {
     map_rows(threads, call.y, call.x, call.rows, call.cols,
              [&](Lanes x, std::int64_t, auto) { return gelu(x); });
@@ -275,8 +264,7 @@ void compute(const GeluForward<T>& call, const Threads& threads) {
                                           : map([](Lanes x) { return gelu_tanh(x); });
 }
 
-template <class T>
-void compute(const GeluBackward<T>& call, const Threads& threads) {
+template <class T> void compute(const GeluBackward<T>& call, const Threads& threads) {
   const auto map = [&](auto slope) {
     map_rows(threads, call.dx, call.dy, call.rows, call.cols,
              [&](Lanes dy, std::int64_t at, auto some) {

@@ -25,8 +25,7 @@ struct Some {
 };
 
 /// f(column, All or Some) for every 16 columns of a row.
-template <class F>
-CTRAIN_INLINE void each_lanes(int columns, F&& f) {
+template <class F> CTRAIN_INLINE void each_lanes(int columns, F&& f) {
   int c = 0;
   for (; c + width <= columns; c += width) f(c, All{});
   if (c < columns) f(c, Some{columns - c});
@@ -46,10 +45,18 @@ struct Lanes {
   CTRAIN_INLINE Lanes(float each) : value(_mm512_set1_ps(each)) {}
 };
 
-CTRAIN_INLINE Lanes operator+(Lanes a, Lanes b) { return _mm512_add_ps(a.value, b.value); }
-CTRAIN_INLINE Lanes operator-(Lanes a, Lanes b) { return _mm512_sub_ps(a.value, b.value); }
-CTRAIN_INLINE Lanes operator*(Lanes a, Lanes b) { return _mm512_mul_ps(a.value, b.value); }
-CTRAIN_INLINE Lanes operator/(Lanes a, Lanes b) { return _mm512_div_ps(a.value, b.value); }
+CTRAIN_INLINE Lanes operator+(Lanes a, Lanes b) {
+  return _mm512_add_ps(a.value, b.value);
+}
+CTRAIN_INLINE Lanes operator-(Lanes a, Lanes b) {
+  return _mm512_sub_ps(a.value, b.value);
+}
+CTRAIN_INLINE Lanes operator*(Lanes a, Lanes b) {
+  return _mm512_mul_ps(a.value, b.value);
+}
+CTRAIN_INLINE Lanes operator/(Lanes a, Lanes b) {
+  return _mm512_div_ps(a.value, b.value);
+}
 CTRAIN_INLINE Mask operator<(Lanes a, Lanes b) {
   return {_mm512_cmp_ps_mask(a.value, b.value, _CMP_LT_OQ)};
 }
@@ -65,7 +72,9 @@ CTRAIN_INLINE Lanes larger(Lanes a, Lanes b) {
 CTRAIN_INLINE Lanes smaller(Lanes a, Lanes b) {
   return _mm512_maskz_min_ps(0xffff, a.value, b.value);
 }
-CTRAIN_INLINE Lanes square_root(Lanes a) { return _mm512_maskz_sqrt_ps(0xffff, a.value); }
+CTRAIN_INLINE Lanes square_root(Lanes a) {
+  return _mm512_maskz_sqrt_ps(0xffff, a.value);
+}
 CTRAIN_INLINE Lanes select(Mask take, Lanes yes, Lanes no) {
   return _mm512_mask_blend_ps(take.bits, no.value, yes.value);
 }
@@ -76,7 +85,9 @@ CTRAIN_INLINE Lanes round_to_integer(Lanes a) {
 CTRAIN_INLINE Lanes times_power_of_two(Lanes a, Lanes n) {
   return _mm512_maskz_scalef_ps(0xffff, a.value, n.value);
 }
-CTRAIN_INLINE Lanes magnitude(Lanes a) { return _mm512_abs_ps(a.value); }
+CTRAIN_INLINE Lanes magnitude(Lanes a) {
+  return _mm512_abs_ps(a.value);
+}
 /// |a| with the sign of b.
 CTRAIN_INLINE Lanes with_sign(Lanes a, Lanes b) {
   const __m512i sign = _mm512_set1_epi32(std::int32_t(0x80000000u));
@@ -84,20 +95,29 @@ CTRAIN_INLINE Lanes with_sign(Lanes a, Lanes b) {
                                                        _mm512_castps_si512(a.value), 0xCA));
 }
 
-CTRAIN_INLINE __mmask16 touched(All) { return 0xffff; }
-CTRAIN_INLINE __mmask16 touched(Some some) { return __mmask16((1u << some.count) - 1u); }
+CTRAIN_INLINE __mmask16 touched(All) {
+  return 0xffff;
+}
+CTRAIN_INLINE __mmask16 touched(Some some) {
+  return __mmask16((1u << some.count) - 1u);
+}
 
-CTRAIN_INLINE Lanes load(const float* from, All) { return _mm512_loadu_ps(from); }
+CTRAIN_INLINE Lanes load(const float* from, All) {
+  return _mm512_loadu_ps(from);
+}
 CTRAIN_INLINE Lanes load(const float* from, Some some) {
   return _mm512_maskz_loadu_ps(touched(some), from);
 }
-CTRAIN_INLINE void store(float* to, Lanes a, All) { _mm512_storeu_ps(to, a.value); }
+CTRAIN_INLINE void store(float* to, Lanes a, All) {
+  _mm512_storeu_ps(to, a.value);
+}
 CTRAIN_INLINE void store(float* to, Lanes a, Some some) {
   _mm512_mask_storeu_ps(to, touched(some), a.value);
 }
 
 CTRAIN_INLINE Lanes widen(__m256i halves) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_maskz_cvtepu16_epi32(0xffff, halves), 16));
+  return _mm512_castsi512_ps(
+      _mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, halves), 16));
 }
 CTRAIN_INLINE Lanes load(const bf16* from, All) {
   return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
@@ -119,12 +139,12 @@ CTRAIN_INLINE __m256i narrow(Lanes a) {
   return (__m256i)_mm512_cvtneps_pbh(a.value);
 #else
   const __m512i u = _mm512_castps_si512(a.value), one = _mm512_set1_epi32(1);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), one);
+  const __m512i odd = _mm512_and_si512(_mm512_maskz_srli_epi32(0xffff, u, 16), one);
   const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
   const __m512i quiet = _mm512_or_si512(u, _mm512_set1_epi32(0x400000));
   const __mmask16 nan = _mm512_cmp_ps_mask(a.value, a.value, _CMP_UNORD_Q);
   const __m512i bits = _mm512_mask_blend_epi32(nan, rounded, quiet);
-  return _mm512_maskz_cvtepi32_epi16(0xffff, _mm512_srli_epi32(bits, 16));
+  return _mm512_maskz_cvtepi32_epi16(0xffff, _mm512_maskz_srli_epi32(0xffff, bits, 16));
 #endif
 }
 CTRAIN_INLINE void store(bf16* to, Lanes a, All) {
@@ -178,13 +198,14 @@ struct Product {
 CTRAIN_INLINE Product wide_product(Integers a, std::uint32_t by) {
   const __m512i factor = _mm512_set1_epi32(std::int32_t(by));
   const __m512i even = _mm512_maskz_mul_epu32(0xff, a.value, factor);
-  const __m512i odd = _mm512_maskz_mul_epu32(0xff, _mm512_srli_epi64(a.value, 32), factor);
-  return {{_mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd)},
-          {_mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32))}};
+  const __m512i odd =
+      _mm512_maskz_mul_epu32(0xff, _mm512_maskz_srli_epi64(0xff, a.value, 32), factor);
+  return {{_mm512_mask_blend_epi32(0xAAAA, _mm512_maskz_srli_epi64(0xff, even, 32), odd)},
+          {_mm512_mask_blend_epi32(0xAAAA, even, _mm512_maskz_slli_epi64(0xff, odd, 32))}};
 }
 /// Whether the low (or high) 16 bits of each word are below the threshold.
 CTRAIN_INLINE Mask half_below(Integers a, bool high, std::uint32_t threshold) {
-  const __m512i half = high ? _mm512_srli_epi32(a.value, 16)
+  const __m512i half = high ? _mm512_maskz_srli_epi32(0xffff, a.value, 16)
                             : _mm512_and_si512(a.value, _mm512_set1_epi32(0xffff));
   return {_mm512_cmplt_epu32_mask(half, same(threshold).value)};
 }
@@ -194,10 +215,11 @@ struct WideSums {
   __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
 
   CTRAIN_INLINE void add_square(Lanes a) {
-    const __m256 upper = _mm512_castps512_ps256(
-        _mm512_maskz_shuffle_f32x4(0xffff, a.value, a.value, 0xEE));
-    const __m512d x = _mm512_maskz_cvtps_pd(0xff, _mm512_castps512_ps256(a.value));
-    const __m512d y = _mm512_maskz_cvtps_pd(0xff, upper);
+    const __m512d pairs = _mm512_castps_pd(a.value);
+    const __m256d lower = _mm512_maskz_extractf64x4_pd(0xf, pairs, 0);
+    const __m256d upper = _mm512_maskz_extractf64x4_pd(0xf, pairs, 1);
+    const __m512d x = _mm512_maskz_cvtps_pd(0xff, _mm256_castpd_ps(lower));
+    const __m512d y = _mm512_maskz_cvtps_pd(0xff, _mm256_castpd_ps(upper));
     low = _mm512_fmadd_pd(x, x, low);
     high = _mm512_fmadd_pd(y, y, high);
   }
@@ -223,8 +245,7 @@ struct Lanes {
 };
 
 /// f(i) in lane i.
-template <class F>
-CTRAIN_INLINE Lanes lanes_of(F&& f) {
+template <class F> CTRAIN_INLINE Lanes lanes_of(F&& f) {
   Lanes result;
   for (int i = 0; i < width; ++i) result.at[i] = f(i);
   return result;
@@ -269,9 +290,8 @@ CTRAIN_INLINE Lanes round_to_integer(const Lanes& a) {
 }
 /// a * 2^n, n whole.
 CTRAIN_INLINE Lanes times_power_of_two(const Lanes& a, const Lanes& n) {
-  return lanes_of([&](int i) {
-    return std::isnan(n.at[i]) ? n.at[i] : std::ldexp(a.at[i], int(n.at[i]));
-  });
+  return lanes_of(
+      [&](int i) { return std::isnan(n.at[i]) ? n.at[i] : std::ldexp(a.at[i], int(n.at[i])); });
 }
 CTRAIN_INLINE Lanes magnitude(const Lanes& a) {
   return lanes_of([&](int i) { return std::fabs(a.at[i]); });
@@ -281,12 +301,10 @@ CTRAIN_INLINE Lanes with_sign(const Lanes& a, const Lanes& b) {
   return lanes_of([&](int i) { return std::copysign(a.at[i], b.at[i]); });
 }
 
-template <class T, class Count>
-CTRAIN_INLINE Lanes load(const T* from, Count some) {
+template <class T, class Count> CTRAIN_INLINE Lanes load(const T* from, Count some) {
   return lanes_of([&](int i) { return i < some.count ? float(from[i]) : 0.0f; });
 }
-template <class T, class Count>
-CTRAIN_INLINE void store(T* to, const Lanes& a, Count some) {
+template <class T, class Count> CTRAIN_INLINE void store(T* to, const Lanes& a, Count some) {
   for (int i = 0; i < some.count; ++i) to[i] = T(a.at[i]);
 }
 
@@ -372,8 +390,7 @@ CTRAIN_INLINE float largest(Lanes a) {
 }
 
 /// coefficients[0] x^n + ... + coefficients[n], by Horner.
-template <int Count>
-CTRAIN_INLINE Lanes polynomial(Lanes x, const float (&coefficients)[Count]) {
+template <int Count> CTRAIN_INLINE Lanes polynomial(Lanes x, const float (&coefficients)[Count]) {
   Lanes value = coefficients[0];
   for (int i = 1; i < Count; ++i) value = multiply_add(value, x, coefficients[i]);
   return value;

@@ -1,10 +1,10 @@
 /// \file  Loops over independent pieces, on OpenMP's threads.   floor 5: backend
 #pragma once
 
-#include <omp.h>
-
 #include <algorithm>
 #include <cstdint>
+
+#include <omp.h>
 
 namespace ctrain::cpu {
 
@@ -14,8 +14,7 @@ struct Threads {
 
   /// f(i) for i in [0, pieces). `elements` is the work of all pieces together, in touched numbers:
   /// below about 16,384 waking a thread costs more than it saves.
-  template <class F>
-  void each(std::int64_t pieces, std::int64_t elements, F&& f) const {
+  template <class F> void each(std::int64_t pieces, std::int64_t elements, F&& f) const {
     const int team = elements < 16384 ? 1 : int(std::min<std::int64_t>(count, pieces));
     if (team <= 1) {
       for (std::int64_t i = 0; i < pieces; ++i) f(i);
@@ -26,8 +25,7 @@ struct Threads {
   }
 
   /// f(i, worker) for i in [0, pieces) of unlike sizes, worker < at_most.
-  template <class F>
-  void each_uneven(std::int64_t pieces, int at_most, F&& f) const {
+  template <class F> void each_uneven(std::int64_t pieces, int at_most, F&& f) const {
     const int team = int(std::min<std::int64_t>(std::min(count, at_most), pieces));
     if (team <= 1) {
       for (std::int64_t i = 0; i < pieces; ++i) f(i, 0);

@@ -8,8 +8,7 @@
 namespace ctrain::cpu {
 
 /// Some rows and columns of a matrix.
-template <class T>
-struct Block {
+template <class T> struct Block {
   T* first = nullptr;
   std::int64_t stride = 0;  // elements from row to row
   int rows = 0, columns = 0;
@@ -26,7 +25,8 @@ void dot_products(float* products, int stride, Block<const T> a, Block<const T> 
   for (int j = 0; j < b.rows; j += tile)
     for (int i = 0; i < a.rows; i += tile) {
       const T *left[tile], *right[tile];
-      for (int t = 0; t < tile; ++t) left[t] = a.nearest_row(i + t), right[t] = b.nearest_row(j + t);
+      for (int t = 0; t < tile; ++t)
+        left[t] = a.nearest_row(i + t), right[t] = b.nearest_row(j + t);
       simd::Lanes partial[tile * tile];
       for (simd::Lanes& lanes : partial) lanes = 0.0f;
       simd::each_lanes(a.columns, [&](int c, auto some) {
@@ -46,17 +46,17 @@ void dot_products(float* products, int stride, Block<const T> a, Block<const T> 
     }
 }
 
-/// Weights of sums over rows: that of source row k in sum i is first[i * sum_step + k * source_step].
-template <class W>
-struct Coefficients {
+/// Weights of sums over rows: that of source row k in sum i is first[i * sum_step + k *
+/// source_step].
+template <class W> struct Coefficients {
   const W* first = nullptr;
   std::int64_t sum_step = 0, source_step = 0;
 };
 
 /// 4 sums i... of `Wide` times 16 columns from c, over all source rows in order.
 template <int Wide, class To, class W, class T, class Count>
-CTRAIN_INLINE void weighted_tile(Block<To> sums, Coefficients<W> by, Block<const T> source, int i, int c,
-                                 Count some) {
+CTRAIN_INLINE void weighted_tile(Block<To> sums, Coefficients<W> by, Block<const T> source, int i,
+                                 int c, Count some) {
   constexpr int tile = 4;
   const W* weight[tile];
   for (int s = 0; s < tile; ++s)
@@ -82,12 +82,10 @@ void weighted_sums(Block<To> sums, Coefficients<W> by, Block<const T> source) {
   constexpr int wide = 4 * simd::width;
   int c = 0;
   for (; c + wide <= sums.columns; c += wide)
-    for (int i = 0; i < sums.rows; i += 4)
-      weighted_tile<4>(sums, by, source, i, c, simd::All{});
+    for (int i = 0; i < sums.rows; i += 4) weighted_tile<4>(sums, by, source, i, c, simd::All{});
   for (; c < sums.columns; c += simd::width)
     for (int i = 0; i < sums.rows; i += 4)
-      weighted_tile<1>(sums, by, source, i, c,
-                       simd::Some{std::min(simd::width, sums.columns - c)});
+      weighted_tile<1>(sums, by, source, i, c, simd::Some{std::min(simd::width, sums.columns - c)});
 }
 
 }  // namespace ctrain::cpu

@@ -27,8 +27,8 @@ inline void compute(const SumOfSquares& call, const Threads& threads) {
     const std::int64_t here = std::min(window, chunks - start);
     threads.each(here, here * squares_chunk, [&](std::int64_t i) {
       const std::int64_t first = (start + i) * squares_chunk;
-      sums[i] = sum_of_squares_of_chunk(call.values + first,
-                                        std::min(squares_chunk, call.count - first));
+      sums[i] =
+          sum_of_squares_of_chunk(call.values + first, std::min(squares_chunk, call.count - first));
     });
     for (std::int64_t i = 0; i < here; ++i) *call.sum += sums[i];
   }

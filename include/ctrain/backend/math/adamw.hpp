@@ -3,30 +3,22 @@
 
 #include <ctrain/backend/calls.hpp>
 #include <ctrain/backend/math/elementary.hpp>
+#include <ctrain/core/decimal.hpp>
 
 namespace ctrain {
 
 /// One step's constants, rounded to float once.
 struct AdamWFactors {
   float beta1 = 0, beta2 = 0;
-  float rest1 = 0, rest2 = 0;      // 1 - beta
-  float step_size = 0;             // of m / denominator
-  float root_correction = 1;       // what divides sqrt(v): sqrt(1 - beta2^t), or 1 (Hugging Face)
+  float rest1 = 0, rest2 = 0;  // 1 - beta
+  float step_size = 0;         // of m / denominator
+  float root_correction = 1;   // what divides sqrt(v): sqrt(1 - beta2^t), or 1 (Hugging Face)
   float epsilon = 0;
-  float decay = 0;                 // learning_rate * weight_decay
+  float decay = 0;  // learning_rate * weight_decay
   float gradient_scale = 1;
 };
 
-template <class Real>
-struct AdamWElement {
-  Real weight, first_moment, second_moment;
-};
-
-/// The double whose author wrote it with at most 7 decimals: 0.999f stands for 0.999, and 1 - 0.999f
-/// would be off by 1.3e-5.
-inline double as_written(float value) {
-  return std::round(double(value) * 1e7) / 1e7;
-}
+template <class Real> struct AdamWElement { Real weight, first_moment, second_moment; };
 
 /// torch.optim.AdamW: w (1 - lr wd) - lr / c1 * m / (sqrt(v) / sqrt(c2) + eps), c = 1 - beta^t.
 /// Hugging Face: w - lr sqrt(c2) / c1 * m / (sqrt(v) + eps), then times (1 - lr wd).

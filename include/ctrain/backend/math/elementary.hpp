@@ -30,4 +30,12 @@ CTRAIN_HOST_DEVICE inline float square_root(float x) {
   return ::sqrtf(x);
 }
 
+CTRAIN_HOST_DEVICE inline float magnitude(float x) {
+  return ::fabsf(x);
+}
+
+CTRAIN_HOST_DEVICE inline float select(bool take, float yes, float no) {
+  return take ? yes : no;
+}
+
 }  // namespace ctrain

@@ -12,8 +12,7 @@ CTRAIN_HOST_DEVICE inline float inverse_deviation(float squared_deviations, int 
 }
 
 /// xhat of Ba et al., arXiv 1607.06450, eq. 4.
-template <class Real>
-CTRAIN_HOST_DEVICE inline Real normalised(Real x, Real mean, Real rstd) {
+template <class Real> CTRAIN_HOST_DEVICE inline Real normalised(Real x, Real mean, Real rstd) {
   return (x - mean) * rstd;
 }
 

@@ -8,8 +8,7 @@
 namespace ctrain {
 
 /// Probability of a score under the row's log of the sum of exponentials.
-template <class Real>
-CTRAIN_HOST_DEVICE inline Real probability(Real score, Real log_sum_exp) {
+template <class Real> CTRAIN_HOST_DEVICE inline Real probability(Real score, Real log_sum_exp) {
   return exponential(score - log_sum_exp);
 }
 

@@ -1,0 +1,57 @@
+// The update: squares summed in one fixed tree, AdamW with the clip.
+#include "oracle.hpp"
+
+using namespace ctrain;
+
+TEST_CASE("backend.update.sums_of_squares_have_one_value_everywhere") {
+  oracle::Random random(1);
+  for (std::int64_t count : {1, 15, 16, 70001, 65536 * 3, 65536 * 5 + 77}) {
+    const auto values = random.values<float>(std::size_t(count), 0.1f);
+    double exact = 2;
+    for (float x : values) exact += double(x) * x;
+    double plain = 2, alone = 2, together = 2;
+    CpuReference reference;
+    Cpu one(1), two(2);
+    reference.run(SumOfSquares{&plain, values.data(), count});
+    one.run(SumOfSquares{&alone, values.data(), count});
+    two.run(SumOfSquares{&together, values.data(), count});
+    CHECK(plain == Approx(exact).epsilon(1e-12));
+    CHECK(plain == alone);
+    CHECK(plain == together);
+  }
+}
+
+TEST_CASE("backend.update.adamw_follows_both_equations_in_double") {
+  for (OptimizerKind kind : {OptimizerKind::adamw_torch, OptimizerKind::adamw_hugging_face}) {
+    oracle::Random random(2);
+    const std::size_t count = 40007;
+    const auto weight = random.values<float>(count), gradient = random.values<float>(count);
+    const auto first = random.values<float>(count, 0.1f);
+    auto second = random.values<float>(count, 0.1f);
+    for (float& x : second) x = x * x;
+    const double lr = 1e-3, decay = 0.1, b1 = 0.9, b2 = 0.999, epsilon = 1e-6, clip = 0.25;
+    const double c1 = 1 - std::pow(b1, 5), c2 = 1 - std::pow(b2, 5);
+    oracle::Doubles w(count), m(count), v(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      const double g = gradient[i] * clip;
+      m[i] = b1 * first[i] + (1 - b1) * g;
+      v[i] = b2 * second[i] + (1 - b2) * g * g;
+      if (kind == OptimizerKind::adamw_torch) {
+        w[i] = weight[i] * (1 - lr * decay) -
+               lr / c1 * m[i] / (std::sqrt(v[i]) / std::sqrt(c2) + epsilon);
+      } else {
+        w[i] = weight[i] - lr * std::sqrt(c2) / c1 * m[i] / (std::sqrt(v[i]) + epsilon);
+        w[i] -= lr * decay * w[i];
+      }
+    }
+    oracle::on_every_backend(
+        [&](auto& backend) {
+          auto w_out = weight, m_out = first, v_out = second;
+          backend.run(AdamWUpdate{w_out.data(), m_out.data(), v_out.data(), gradient.data(),
+                                  std::int64_t(count), kind, 1e-3f, 0.9f, 0.999f, 1e-6f, 0.1f,
+                                  0.25f, 5});
+          return std::vector<oracle::Floats>{w_out, m_out, v_out};
+        },
+        {w, m, v}, {2e-7, 2e-7, 2e-7});  // a few roundings of 2^-24
+  }
+}
