@@ -8,11 +8,11 @@
 namespace ctrain {
 
 /// Calls `body.template operator()<0>()` ... `<Count - 1>()`, in order.
-template <int Count, class Body>
-CTRAIN_INLINE constexpr void each(Body&& body) {
+template <int Count, class Body> CTRAIN_INLINE constexpr void each(Body&& body) {
   [&]<int... I>(std::integer_sequence<int, I...>) {
     (body.template operator()<I>(), ...);
-  }(std::make_integer_sequence<int, Count>{});
+  }
+  (std::make_integer_sequence<int, Count>{});
 }
 
 }  // namespace ctrain

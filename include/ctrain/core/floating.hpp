@@ -15,8 +15,7 @@ constexpr int size_of(DType type) {
 }
 
 /// std::bit_cast for host and device code alike.
-template <class To, class From>
-CTRAIN_HOST_DEVICE constexpr To bits_as(const From& value) {
+template <class To, class From> CTRAIN_HOST_DEVICE constexpr To bits_as(const From& value) {
   return __builtin_bit_cast(To, value);
 }
 
@@ -75,14 +74,10 @@ struct fp16 {
 };
 
 /// The enumerator that names a storage type.
-template <class T>
-inline constexpr DType dtype_of = DType::fp32;
-template <>
-inline constexpr DType dtype_of<bf16> = DType::bf16;
-template <>
-inline constexpr DType dtype_of<fp16> = DType::fp16;
-template <>
-inline constexpr DType dtype_of<std::int32_t> = DType::int32;
+template <class T> inline constexpr DType dtype_of = DType::fp32;
+template <> inline constexpr DType dtype_of<bf16> = DType::bf16;
+template <> inline constexpr DType dtype_of<fp16> = DType::fp16;
+template <> inline constexpr DType dtype_of<std::int32_t> = DType::int32;
 
 static_assert(float(bf16(1.0f)) == 1.0f && bf16(1.00390625f).bits == 0x3f80);  // tie to even
 static_assert(bf16(1.01171875f).bits == 0x3f82);                               // tie to even, up

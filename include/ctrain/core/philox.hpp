@@ -61,10 +61,12 @@ CTRAIN_HOST_DEVICE constexpr float dropout_scale(std::uint32_t threshold) {
 CTRAIN_HOST_DEVICE constexpr std::uint32_t dropout_draw(DropoutKey key, std::uint32_t token,
                                                         std::uint32_t element) {
   const std::uint32_t inside = element & 127u;
-  const Words words = philox({(element >> 7) * 16u + (inside & 15u), token, key.layer_site, key.step},
-                             std::uint32_t(key.seed), std::uint32_t(key.seed >> 32));
+  const Words words =
+      philox({(element >> 7) * 16u + (inside & 15u), token, key.layer_site, key.step},
+             std::uint32_t(key.seed), std::uint32_t(key.seed >> 32));
   const std::uint32_t half = inside >> 4;  // 0..7: words x, y, z, w, low half first
-  const std::uint32_t word = half < 4 ? (half < 2 ? words.x : words.y) : (half < 6 ? words.z : words.w);
+  const std::uint32_t word =
+      half < 4 ? (half < 2 ? words.x : words.y) : (half < 6 ? words.z : words.w);
   return half & 1u ? word >> 16 : word & 0xffffu;
 }
 

@@ -5,8 +5,7 @@ namespace ctrain {
 
 /// At most `Capacity` rows. A plain array, because std::array costs a constant evaluator ten times
 /// as much; walk it with `rows[i]` in hot planning loops.
-template <class Row, int Capacity>
-struct Table {
+template <class Row, int Capacity> struct Table {
   Row rows[Capacity]{};
   int size = 0;
 

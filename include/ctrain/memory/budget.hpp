@@ -5,15 +5,18 @@
 #include <ctrain/memory/plan.hpp>
 #include <ctrain/memory/proof.hpp>
 #include <ctrain/policy/policy.hpp>
+#include <ctrain/policy/rules.hpp>
 
+#include <cstddef>
+#include <cstdint>
 #include <type_traits>
 
 namespace ctrain {
 
 // vocabulary -------------------------------------------------------------------------------------
 
-/// A change of a policy, under the name of the field it sets. A change of the batch multiplies
-/// batch.accumulation, so that an optimizer step sees as much as before.
+/// A change of a policy, under the name of the field it sets. Whoever makes the batch smaller and
+/// batch.accumulation larger by the same factor keeps the optimizer step as it was.
 enum class Change : std::uint8_t {
   nothing_needed,
   set_batch_packed_tokens_to,
@@ -33,6 +36,13 @@ struct Suggestion {
   bytes total = 0;
 };
 
+/// A change and the policy after it.
+struct Proposal {
+  Change what = Change::nothing_needed;
+  int value = 0;
+  Policy policy{};
+};
+
 // functions --------------------------------------------------------------------------------------
 
 constexpr bool fits(const Policy& p) {
@@ -41,117 +51,81 @@ constexpr bool fits(const Policy& p) {
 
 namespace budget {
 
-/// The policy with a micro-batch of 1 / 2^halvings, or a batch of 0 rows where that is not
-/// possible.
-constexpr Policy with_smaller_batch(Policy p, int halvings) {
-  for (int i = 0; i < halvings; ++i) {
-    if (p.batch.packed()) {
-      const int tokens = p.batch.packed_tokens / 2;
-      if (tokens % 16 != 0 || tokens < p.batch.length) return Policy{.batch = {.packed_tokens = 0}};
-      p.batch.packed_tokens = tokens;
-      if (p.batch.sentences > 1) p.batch.sentences = (p.batch.sentences + 1) / 2;
-    } else {
-      if (p.batch.sentences < 2 || p.batch.sentences % 2 != 0)
-        return Policy{.batch = {.packed_tokens = 0}};
-      p.batch.sentences /= 2;
-    }
-    p.batch.accumulation *= 2;
+/// Halves the micro-batch; false, and the batch as it was, where that would break a rule.
+constexpr bool halve(Batch& batch) {
+  Batch half = batch;
+  int& size = batch.packed() ? half.packed_tokens : half.sentences;
+  size /= 2;
+  const bool valid = batch.packed() ? batch.packed_tokens % 32 == 0 && size >= batch.length &&
+                                          batch.sentences <= size / 2
+                                    : batch.sentences % 2 == 0;
+  if (valid) batch = half;
+  return valid;
+}
+
+using Proposals = Table<Proposal, 48>;
+
+/// Adds `p` with its micro-batch halved `least` to `most` times, as far as that goes.
+constexpr void add_smaller_batches(Proposals& all, Policy p, Change packed, Change padded,
+                                   int least, int most) {
+  for (int n = 0; n <= most; ++n) {
+    if (n >= least)
+      all.add({p.batch.packed() ? packed : padded,
+               p.batch.packed() ? p.batch.packed_tokens : p.batch.sentences, p});
+    if (!halve(p.batch)) return;
   }
-  return p;
-}
-
-constexpr Policy with_plain_weights(Policy p) {
-  p.weights = WeightLayout::plain;
-  return p;
-}
-constexpr Policy with_recompute(Policy p) {
-  p.recompute = Recompute::full;
-  return p;
-}
-
-/// The fewest halvings (at least `least`, at most `most`) with which `p` fits; -1 if none.
-constexpr int halvings_that_fit(const Policy& p, int least, int most) {
-  for (int n = least; n <= most; ++n) {
-    const Policy q = with_smaller_batch(p, n);
-    if (q.batch.rows() == 0) return -1;
-    if (fits(q)) return n;
-  }
-  return -1;
-}
-
-constexpr int batch_value(const Policy& p) {
-  return p.batch.packed() ? p.batch.packed_tokens : p.batch.sentences;
 }
 
 }  // namespace budget
 
-/// The policy after a suggested change.
-constexpr Policy apply(const Policy& p, const Suggestion& s) {
-  Policy q = p;
-  const bool packed = p.batch.packed();
-  switch (s.what) {
-    case Change::nothing_needed:
-      return p;
-    case Change::get_a_device_of_GiB:
-      q.device.memory = s.value * GiB;
-      return q;
-    case Change::set_weights_to_plain:
-      return budget::with_plain_weights(p);
-    case Change::set_recompute_to_full:
-      return budget::with_recompute(p);
-    case Change::set_recompute_to_full_and_batch_packed_tokens_to:
-    case Change::set_recompute_to_full_and_batch_sentences_to:
-      q = budget::with_recompute(p);
-      break;
-    case Change::set_recompute_to_full_weights_to_plain_and_batch_packed_tokens_to:
-    case Change::set_recompute_to_full_weights_to_plain_and_batch_sentences_to:
-      q = budget::with_recompute(budget::with_plain_weights(p));
-      break;
-    default:
-      break;
-  }
-  while (q.batch.rows() > 0 && budget::batch_value(q) > s.value)
-    q = budget::with_smaller_batch(q, 1);
-  (packed ? q.batch.packed_tokens : q.batch.sentences) = s.value;
-  return q;
+/// Changes of `p` in order of what they cost in speed: a micro-batch of down to a quarter (products
+/// get a little smaller, a few per cent), plain weights (a host's products lose a fifth), full
+/// recompute (a third more arithmetic), then a smaller and smaller micro-batch on top, all of it
+/// together, and at last a larger device, which always fits.
+constexpr budget::Proposals proposals(const Policy& p) {
+  const bool recomputes = p.recompute == Recompute::full;
+  const bool has_copies = p.device.kind == DeviceKind::host && p.weights == WeightLayout::packed;
+  Policy plain = p, again = p, both = p, larger = p;
+  plain.weights = both.weights = WeightLayout::plain;
+  again.recompute = both.recompute = Recompute::full;
+  larger.device.memory = round_up(plan_memory(p).total(), GiB);
+
+  budget::Proposals all;
+  all.add({Change::nothing_needed, 0, p});
+  budget::add_smaller_batches(all, p, Change::set_batch_packed_tokens_to,
+                              Change::set_batch_sentences_to, 1, 2);
+  if (has_copies) all.add({Change::set_weights_to_plain, 0, plain});
+  if (recomputes)
+    budget::add_smaller_batches(all, p, Change::set_batch_packed_tokens_to,
+                                Change::set_batch_sentences_to, 3, 16);
+  else
+    all.add({Change::set_recompute_to_full, 0, again});
+  if (!recomputes)
+    budget::add_smaller_batches(all, again,
+                                Change::set_recompute_to_full_and_batch_packed_tokens_to,
+                                Change::set_recompute_to_full_and_batch_sentences_to, 1, 16);
+  if (has_copies)
+    budget::add_smaller_batches(
+        all, both, Change::set_recompute_to_full_weights_to_plain_and_batch_packed_tokens_to,
+        Change::set_recompute_to_full_weights_to_plain_and_batch_sentences_to, 0, 16);
+  all.add({Change::get_a_device_of_GiB, int(larger.device.memory / GiB), larger});
+  return all;
 }
 
-/// The first change that fits, tried in order of what it costs in speed: a micro-batch of down to a
-/// quarter (products get a little smaller, a few per cent), plain weights (a host's products lose a
-/// fifth), full recompute (a third more arithmetic), then a smaller and smaller micro-batch on top,
-/// both together, and at last a larger device.
+/// The first proposal that fits.
 constexpr Suggestion cheapest_fix(const Policy& p) {
-  const bool packed = p.batch.packed();
-  const bool has_copies = p.device.kind == DeviceKind::host && p.weights == WeightLayout::packed;
-  const auto told = [](Change what, int value, const Policy& q) {
-    return Suggestion{what, value, plan_memory(q).total()};
-  };
-  if (fits(p)) return told(Change::nothing_needed, 0, p);
-  if (const int n = budget::halvings_that_fit(p, 1, 2); n > 0) {
-    const Policy q = budget::with_smaller_batch(p, n);
-    return told(packed ? Change::set_batch_packed_tokens_to : Change::set_batch_sentences_to,
-                budget::batch_value(q), q);
-  }
-  if (const Policy q = budget::with_plain_weights(p); has_copies && fits(q))
-    return told(Change::set_weights_to_plain, 0, q);
-  const Policy again = budget::with_recompute(p);
-  if (p.recompute == Recompute::none && fits(again))
-    return told(Change::set_recompute_to_full, 0, again);
-  if (const int n = budget::halvings_that_fit(again, 1, 16); n > 0) {
-    const Policy q = budget::with_smaller_batch(again, n);
-    return told(packed ? Change::set_recompute_to_full_and_batch_packed_tokens_to
-                       : Change::set_recompute_to_full_and_batch_sentences_to,
-                budget::batch_value(q), q);
-  }
-  const Policy plain = budget::with_plain_weights(again);
-  if (const int n = has_copies ? budget::halvings_that_fit(plain, 0, 16) : -1; n >= 0) {
-    const Policy q = budget::with_smaller_batch(plain, n);
-    return told(packed ? Change::set_recompute_to_full_weights_to_plain_and_batch_packed_tokens_to
-                       : Change::set_recompute_to_full_weights_to_plain_and_batch_sentences_to,
-                budget::batch_value(q), q);
-  }
-  const bytes needed = plan_memory(p).total();
-  return {Change::get_a_device_of_GiB, int((needed + GiB - 1) / GiB), needed};
+  const budget::Proposals all = proposals(p);
+  int i = 0;
+  while (!fits(all.rows[i].policy)) ++i;
+  return {all.rows[i].what, all.rows[i].value, plan_memory(all.rows[i].policy).total()};
+}
+
+/// The policy after a suggested change.
+constexpr Policy apply(const Policy& p, const Suggestion& s) {
+  const budget::Proposals all = proposals(p);
+  int i = 0;
+  while (all.rows[i].what != s.what || all.rows[i].value != s.value) ++i;
+  return all.rows[i].policy;
 }
 
 // templates --------------------------------------------------------------------------------------
@@ -167,7 +141,8 @@ template <class Needs, class Has, class Fix> struct memory_budget_exceeded {
   static_assert(
       budget_is_met<Needs, Has>,
       "memory budget exceeded. The plan is listed around this message, one category per "
-      "line; cheapest_fix is the change of the policy that fits and costs the least speed.");
+      "line; cheapest_fix is the change of the policy that fits and costs the least speed. Where "
+      "it makes the batch smaller, raise batch.accumulation by the same factor.");
 };
 struct memory_budget_met {};
 
@@ -213,5 +188,20 @@ template <class P> struct PlanOf {
   template <class Size> struct batch_and_runtime : parameters<say::gib<plan.parameters.size>> {};
   using check = batch_and_runtime<say::gib<plan.batch.size + plan.runtime>>;
 };
+
+/// The verdict on the plan of a valid policy.
+template <class P> struct CheckPlan : PlanOf<P>::check {};
+
+/// Instantiating it checks a policy: every rule it breaks is an error of its own; one that breaks
+/// none is planned, the plan is proved, and a plan that does not fit is an error with its table. An
+/// invalid policy is not planned, since such a plan would say nothing.
+template <HasPolicy P>
+struct Check : std::conditional_t<ValidPolicy<P>, CheckPlan<P>, CheckPolicy<P>> {};
+
+/// True, or a compile error: static_assert(ctrain::check<Mine>()). (The check stands in a default
+/// argument, because clang reports a faulty function body twice.)
+template <HasPolicy P> constexpr bool check(std::size_t = sizeof(Check<P>)) {
+  return true;
+}
 
 }  // namespace ctrain

@@ -26,7 +26,8 @@ struct Lifetime {
   Table<Interval, 4> lives{};
   bool written_by_embedding = false;
   bool written_by_block = false;  // in forward
-  bool read_by_backward = false;  // of the block: so each block needs an instance of its own
+  bool written_again = false;     // in backward, by a recomputed op or as a workspace
+  bool read_by_backward = false;  // of the block, as forward wrote it: each block keeps its own
 
   constexpr bool overlaps(const Lifetime& other) const {
     for (int i = 0; i < lives.size; ++i)
@@ -111,10 +112,12 @@ struct Walker {
     l.lives.add({out.length, out.length});
     if (!backward && program.segment == Segment::block) l.written_by_block = true;
     if (!backward && program.segment == Segment::embedding) l.written_by_embedding = true;
+    if (backward) l.written_again = true;
   }
   constexpr void touch(Lifetime& l, const Program& program, bool backward) {
     l.lives.rows[l.lives.size - 1].last = out.length;
-    if (backward && program.segment == Segment::block) l.read_by_backward = true;
+    if (backward && program.segment == Segment::block && !l.written_again)
+      l.read_by_backward = true;
   }
 };
 

@@ -143,10 +143,9 @@ constexpr bytes place_greedily(const Lifetimes& l, bytes (&offsets)[64], Order o
 }
 
 /// True iff each block keeps an instance of its own.
-constexpr bool is_saved_by_block(const Graph& g, const Lifetime& l, const Policy& p) {
+constexpr bool is_saved_by_block(const Graph& g, const Lifetime& l) {
   if (g.tensors.rows[l.tensor].is_stream) return !l.next_stream && l.read_by_backward;
-  return l.written_by_block && l.read_by_backward && p.recompute == Recompute::none &&
-         g.tensors.rows[l.tensor].rows != Rows::workers;
+  return l.written_by_block && l.read_by_backward;
 }
 
 /// True iff the embedding keeps it for its own backward: alive from the first op to the last.
@@ -157,15 +156,14 @@ constexpr bool is_saved_by_embedding(const Graph& g, const Lifetime& l) {
 /// Fixes what is kept: the embedding's tensors below, then the last block's slot, its stream first,
 /// so that a block's output is the next block's input wherever that stands, then the stream after
 /// it. Returns the slot's start.
-constexpr bytes place_saved(const Graph& g, const Policy& p, const Lifetimes& l,
-                            bytes (&offsets)[64], bytes& slot) {
+constexpr bytes place_saved(const Graph& g, const Lifetimes& l, bytes (&offsets)[64], bytes& slot) {
   bytes at = 0;
   for (int i = 0; i < l.rows.size; ++i)
     if (is_saved_by_embedding(g, l.rows.rows[i])) offsets[i] = at, at += l.rows.rows[i].size;
   const bytes start = at;
   for (const bool stream : {true, false})
     for (int i = 0; i < l.rows.size; ++i)
-      if (is_saved_by_block(g, l.rows.rows[i], p) &&
+      if (is_saved_by_block(g, l.rows.rows[i]) &&
           g.tensors.rows[l.rows.rows[i].tensor].is_stream == stream)
         offsets[i] = at, at += l.rows.rows[i].size;
   for (int i = 0; i < l.rows.size; ++i)
@@ -179,8 +177,8 @@ constexpr void place_step(const Graph& g, const Policy& p, MemoryPlan& m) {
   const Lifetimes l = lifetimes_of(g, p);
   bytes offsets[64]{}, by_area[64]{};
   for (int i = 0; i < 64; ++i) offsets[i] = by_area[i] = -1;
-  const bytes start = place_saved(g, p, l, offsets, m.slot);
-  place_saved(g, p, l, by_area, m.slot);
+  const bytes start = place_saved(g, l, offsets, m.slot);
+  place_saved(g, l, by_area, m.slot);
   bytes peak = place_greedily(l, offsets, Order::by_size);
   if (const bytes other = place_greedily(l, by_area, Order::by_area); other < peak) {
     peak = other;
@@ -190,8 +188,7 @@ constexpr void place_step(const Graph& g, const Policy& p, MemoryPlan& m) {
   const bytes below = m.slot * (p.model.layers - 1);
   for (int i = 0; i < l.rows.size; ++i) {
     const Lifetime& row = l.rows.rows[i];
-    const bool saved = is_saved_by_block(g, row, p),
-               moves = !saved && !is_saved_by_embedding(g, row);
+    const bool saved = is_saved_by_block(g, row), moves = !saved && !is_saved_by_embedding(g, row);
     (row.next_stream ? m.stream_after_last : m.tensors[row.tensor]) =
         Placement{offsets[i] + (moves ? below : 0), row.size, saved};
   }

@@ -132,7 +132,10 @@ struct BackwardWriter {
   }
 };
 
-/// The ops of `forward` that `backward` cannot do without, given the block's input.
+/// The ops of `forward` that `backward` cannot do without, given the block's input. An op that
+/// writes the stream which the block hands on is not among them: done again, it would write over
+/// what stands in the next block's place by then. What else it wrote is kept from forward: two
+/// numbers a row, where it is a norm.
 constexpr Program needed_again(const Program& forward, const Program& backward) {
   bool needed[64]{}, keep[32]{};
   for (int i = 0; i < backward.ops.size; ++i)
@@ -140,8 +143,9 @@ constexpr Program needed_again(const Program& forward, const Program& backward) 
       if (x.tensor != no_tensor) needed[x.tensor] = true;
   for (int i = forward.ops.size - 1; i >= 0; --i) {
     const Op& op = forward.ops.rows[i];
+    if (op.outputs[0].shift == 1) continue;
     for (const Operand& y : op.outputs)
-      if (y.tensor != no_tensor && y.shift == 0 && needed[y.tensor]) keep[i] = true;
+      if (y.tensor != no_tensor && needed[y.tensor]) keep[i] = true;
     if (!keep[i]) continue;
     for (const Operand& x : op.inputs)
       if (x.tensor != no_tensor) needed[x.tensor] = true;
@@ -150,6 +154,24 @@ constexpr Program needed_again(const Program& forward, const Program& backward) 
   for (int i = 0; i < forward.ops.size; ++i)
     if (keep[i]) p.ops.add(forward.ops.rows[i]);
   return p;
+}
+
+/// Gives what `again` writes tensors of its own, and lets `again` and `backward` use those: a value
+/// that is computed twice need not stand in the same place twice.
+constexpr void write_elsewhere(Graph& g, Program& again, Program& backward) {
+  int copies[Table<Tensor, 64>::capacity]{};
+  for (int& copy : copies) copy = no_tensor;
+  for (int i = 0; i < again.ops.size; ++i)
+    for (const Operand& y : again.ops.rows[i].outputs)
+      if (y.tensor != no_tensor) copies[y.tensor] = g.tensors.add(g.tensors.rows[y.tensor]);
+  for (Program* program : {&again, &backward})
+    for (int i = 0; i < program->ops.size; ++i) {
+      Op& op = program->ops.rows[i];
+      for (Operand& x : op.inputs)
+        if (x.tensor != no_tensor && copies[x.tensor] != no_tensor) x.tensor = copies[x.tensor];
+      for (Operand& y : op.outputs)
+        if (y.tensor != no_tensor && copies[y.tensor] != no_tensor) y.tensor = copies[y.tensor];
+    }
 }
 
 /// The whole step of a policy: forward tables and the backward tables derived from them. The
@@ -162,6 +184,7 @@ constexpr Graph derive_graph(const Policy& p) {
   block.gradient_of_next_stream = g.d_stream;
   block.derive_all(g.forward_block);
   g.recompute_block = needed_again(g.forward_block, g.backward_block);
+  if (p.recompute == Recompute::full) write_elsewhere(g, g.recompute_block, g.backward_block);
   BackwardWriter embedding{g, g.backward_embedding};
   embedding.gradients[g.stream] = g.d_stream;
   embedding.derive_all(g.forward_embedding);

@@ -1,5 +1,4 @@
-/// \file  The forward tables of MegatronBERT (pre-LN) and BERT (post-LN) with a classification
-/// head.   floor 2: model
+/// \file  The forward tables of MegatronBERT (pre-LN) and BERT (post-LN) with a classification head.   floor 2: model
 #pragma once
 
 #include <ctrain/model/graph.hpp>

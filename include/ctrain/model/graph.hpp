@@ -1,5 +1,4 @@
-/// \file  Records of a computation: tensors, ops, programs; the tables everything is derived from.
-/// floor 2: model
+/// \file  Records of a computation: tensors, ops, programs; the tables everything is derived from.   floor 2: model
 #pragma once
 
 #include <ctrain/core/floating.hpp>
@@ -55,8 +54,8 @@ struct Tensor {
   Rows rows = Rows::tokens;
   int cols = 0;
   bool is_gradient = false;
-  bool is_stream =
-      false;  // the residual stream between blocks: one instance before each block and one after
+  /// The residual stream between blocks: one instance before each block and one after the last.
+  bool is_stream = false;
 };
 
 /// A use of a tensor. `shift` 1 means: of the next block (the stream that a block hands on).

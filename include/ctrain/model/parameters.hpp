@@ -1,5 +1,4 @@
-/// \file  Every parameter of a model: name, shape, place in the flat vector, decay.   floor 2:
-/// model
+/// \file  Every parameter of a model: name, shape, place in the flat vector, decay.   floor 2: model
 #pragma once
 
 #include <ctrain/core/table.hpp>

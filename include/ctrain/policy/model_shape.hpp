@@ -1,5 +1,4 @@
-/// \file  The shape of an encoder with a classification head, in the field's terms.   floor 1:
-/// policy
+/// \file  The shape of an encoder with a classification head, in the field's terms.   floor 1: policy
 #pragma once
 
 #include <cstdint>
@@ -26,12 +25,12 @@ struct ModelShape {
   int feed_forward = 8192;
   int labels = 2;  // classes of the head
   float layer_norm_epsilon = 1e-12f;
-  float hidden_dropout =
-      0.1f;  // embedding sum, attention output, feed-forward output, pooled output
+  float hidden_dropout = 0.1f;      // embedding sum, both outputs of a block, pooled output
   float attention_dropout = 0.1f;   // attention probabilities
   float initializer_range = 0.02f;  // standard deviation of new weights
 
-  constexpr int head_size() const { return heads < 1 ? 0 : hidden / heads; }
+  /// 0 where heads do not divide hidden, which is a rule of its own.
+  constexpr int head_size() const { return heads < 1 || hidden % heads != 0 ? 0 : hidden / heads; }
   friend constexpr bool operator==(const ModelShape&, const ModelShape&) = default;
 };
 

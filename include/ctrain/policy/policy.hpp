@@ -75,7 +75,8 @@ struct LearningRateSchedule {
   float end = 1e-7f;     // polynomial only
 };
 
-/// What backward computes again instead of keeping. `full`: each block keeps its input only.
+/// What backward computes again instead of keeping. `full`: each block keeps its input only (in
+/// BERT also two numbers a row, of the norm that ends it).
 enum class Recompute : std::uint8_t { none, full };
 
 enum class DeviceKind : std::uint8_t { host, cuda };
@@ -87,7 +88,7 @@ struct Device {
   DeviceKind kind = DeviceKind::host;
   bytes memory = 0;
   bytes reserved = 0;
-  int workers = 0;
+  int workers = 8;
 };
 
 /// One policy is one training run. Name the options you care about; every other has its default
@@ -120,7 +121,7 @@ concept HasPolicy = requires {
 
 /// Main memory of the machine, as a device of that many bytes, worked on by at most `workers`
 /// threads.
-constexpr Device host_memory(bytes memory, int workers = 8) {
+constexpr Device host_memory(bytes memory, int workers = Device{}.workers) {
   return {.kind = DeviceKind::host, .memory = memory, .reserved = 0, .workers = workers};
 }
 

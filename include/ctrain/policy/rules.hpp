@@ -3,6 +3,8 @@
 
 #include <ctrain/policy/policy.hpp>
 
+#include <cstdint>
+
 namespace ctrain {
 
 // A rule is a concept over the numbers it is about (for code: static_assert(!ValidPolicy<Bad>)) and
@@ -15,71 +17,97 @@ constexpr int millionths(double value) {
   return int(value * 1e6 + (value < 0 ? -0.5 : 0.5));
 }
 
-// concepts ---------------------------------------------------------------------------------------
+/// True for zero and every positive number; false for infinity and not-a-number.
+constexpr bool is_zero_or_more(float value) {
+  return value >= 0 && value <= 3e38f;
+}
+/// True for every positive number; false for infinity and not-a-number.
+constexpr bool is_positive(float value) {
+  return value > 0 && value <= 3e38f;
+}
 
-template <int Vocabulary, int TokenTypes, int Layers, int Hidden, int Heads, int FeedForward>
-concept model_sizes_are_positive = Vocabulary >
-0 && TokenTypes > 0 && Layers > 0 && Hidden > 0 && Heads > 0 && FeedForward > 0;
+// concepts ---------------------------------------------------------------------------------------
+// Each is one expression in parentheses, so that a compiler prints it once, with its values.
+
+template <int Vocabulary, int Layers, int Hidden, int Heads, int FeedForward>
+concept model_sizes_are_positive = (Vocabulary > 0 && Layers > 0 && Hidden > 0 && Heads > 0 &&
+                                    FeedForward > 0);
+template <int Vocabulary, int Layers, int Hidden, int FeedForward, int Labels>
+concept model_sizes_are_countable = (Vocabulary <= 4194304 && Layers <= 4096 && Hidden <= 65536 &&
+                                     FeedForward <= 262144 && Labels <= 65536);
 template <int Hidden, int Heads>
-concept heads_divide_hidden = Hidden % (Heads < 1 ? 1 : Heads) == 0;
+concept heads_divide_hidden = (Hidden % (Heads < 1 ? 1 : Heads) == 0);
 template <int Hidden, int HeadSize, int FeedForward>
-concept rows_are_whole_vectors = Hidden % 16 == 0 && HeadSize % 16 == 0 && FeedForward % 16 == 0;
+concept rows_are_whole_vectors = (Hidden % 16 == 0 && HeadSize % 16 == 0 && FeedForward % 16 == 0);
 template <int Labels>
-concept a_head_tells_two_labels_apart = Labels >= 2;
+concept a_head_tells_two_labels_apart = (Labels >= 2);
+template <int TokenTypes>
+concept a_pair_has_two_token_types = (TokenTypes >= 2 && TokenTypes <= 65536);
 template <int Positions>
-concept positions_fit_the_dropout_key = Positions >= 1 && Positions <= 512;
+concept positions_fit_the_dropout_key = (Positions >= 1 && Positions <= 512);
 template <int Length, int Positions>
-concept length_is_within_positions = Length <= Positions;
+concept length_is_within_positions = (Length <= Positions);
 template <int Length>
-concept a_pair_fits_the_length = Length >= 5;
+concept a_pair_fits_the_length = (Length >= 5);
 template <int PackedTokens, int Sentences>
 concept a_padded_batch_has_sentences = !(PackedTokens == 0 && Sentences < 1);
 template <int PackedTokens, int Length>
-concept the_longest_sentence_fits_a_packed_batch = !(PackedTokens != 0 && PackedTokens < Length);
+concept the_longest_sentence_fits_a_packed_batch = !(PackedTokens > 0 && PackedTokens < Length);
 template <int PackedTokens>
-concept packed_tokens_are_a_multiple_of_16 = PackedTokens >= 0 && PackedTokens % 16 == 0;
+concept packed_tokens_are_a_multiple_of_16 = (PackedTokens >= 0 && PackedTokens % 16 == 0);
 template <int PackedTokens, int Sentences>
 concept packed_sentences_fit_their_tokens =
-    !(PackedTokens > 0 && (Sentences<0 || Sentences> PackedTokens / 2));
+    !(PackedTokens > 0 && !(Sentences >= 0 && Sentences <= PackedTokens / 2));
+template <int PackedTokens, int Sentences>
+concept a_micro_batch_is_countable = (PackedTokens <= 4194304 && Sentences <= 8192);
 template <int Accumulation>
-concept accumulation_is_at_least_one = Accumulation >= 1;
+concept accumulation_is_at_least_one = (Accumulation >= 1);
+template <int Sentences, int Accumulation>
+concept sentences_fit_the_dropout_key = !(std::int64_t{Sentences} * Accumulation > 8388608);
 template <int HiddenMillionths, int AttentionMillionths>
-concept dropout_is_a_probability_below_one =
-    HiddenMillionths >= 0 && HiddenMillionths < 1000000 && AttentionMillionths >= 0 &&
-    AttentionMillionths < 1000000;
+concept dropout_keeps_something = (HiddenMillionths >= 0 && HiddenMillionths <= 999000 &&
+                                   AttentionMillionths >= 0 && AttentionMillionths <= 999000);
 template <int Beta1Millionths, int Beta2Millionths>
-concept betas_are_below_one = Beta1Millionths >= 0 && Beta1Millionths < 1000000 &&
-                              Beta2Millionths >= 0 && Beta2Millionths < 1000000;
+concept betas_are_below_one = (Beta1Millionths >= 0 && Beta1Millionths < 1000000 &&
+                               Beta2Millionths >= 0 && Beta2Millionths < 1000000);
 template <bool LearningRate, bool Epsilon, bool WeightDecay, bool Clip>
-concept optimizer_numbers_are_not_negative = LearningRate && Epsilon && WeightDecay && Clip;
+concept optimizer_numbers_are_not_negative = (LearningRate && Epsilon && WeightDecay && Clip);
 template <int WarmupMillionths>
-concept warmup_is_a_share = WarmupMillionths >= 0 && WarmupMillionths <= 1000000;
-template <bool Polynomial, bool EndIsBelowBase>
-concept polynomial_decay_goes_down = !(Polynomial && !EndIsBelowBase);
-template <int LayerNormEpsilonIsPositive>
-concept layer_norm_epsilon_is_positive = LayerNormEpsilonIsPositive == 1;
-template <bool DeviceHasMemory>
-concept the_device_has_memory = DeviceHasMemory;
+concept warmup_is_a_share = (WarmupMillionths >= 0 && WarmupMillionths <= 1000000);
+template <bool Polynomial, bool EndIsBelowBase, bool PowerIsPositive>
+concept polynomial_decay_goes_down = !(Polynomial && !(EndIsBelowBase && PowerIsPositive));
+template <bool LayerNormEpsilonIsPositive>
+concept layer_norm_epsilon_is_positive = (LayerNormEpsilonIsPositive == true);
+template <bool InitializerRangeIsZeroOrMore>
+concept initializer_range_is_a_deviation = (InitializerRangeIsZeroOrMore == true);
+template <bool HasMemory>
+concept the_device_has_memory = (HasMemory == true);
 template <bool Host, int Workers>
-concept a_host_has_workers = !(Host && (Workers<1 || Workers> 1024));
+concept a_host_has_workers = !(Host && !(Workers >= 1 && Workers <= 1024));
 
 // sentences --------------------------------------------------------------------------------------
 
 namespace rule {
 
-template <int Vocabulary, int TokenTypes, int Layers, int Hidden, int Heads, int FeedForward>
+template <int Vocabulary, int Layers, int Hidden, int Heads, int FeedForward>
 struct model_sizes_are_positive {
   static_assert(
-      ctrain::model_sizes_are_positive<Vocabulary, TokenTypes, Layers, Hidden, Heads, FeedForward>,
+      ctrain::model_sizes_are_positive<Vocabulary, Layers, Hidden, Heads, FeedForward>,
       "invalid policy: a size of the model is zero or negative. Set every one of model.vocabulary, "
-      "model.token_types, model.layers, model.hidden, model.heads and model.feed_forward to at "
-      "least 1.");
+      "model.layers, model.hidden, model.heads and model.feed_forward to at least 1.");
+};
+template <int Vocabulary, int Layers, int Hidden, int FeedForward, int Labels>
+struct model_sizes_are_countable {
+  static_assert(
+      ctrain::model_sizes_are_countable<Vocabulary, Layers, Hidden, FeedForward, Labels>,
+      "invalid policy: a size of the model is beyond what plans count. Set model.vocabulary <= "
+      "4194304, model.layers <= 4096, model.hidden <= 65536, model.feed_forward <= 262144 and "
+      "model.labels <= 65536.");
 };
 template <int Hidden, int Heads> struct heads_divide_hidden {
   static_assert(ctrain::heads_divide_hidden<Hidden, Heads>,
                 "invalid policy: the hidden size is split evenly over the attention heads. Make "
-                "model.hidden a "
-                "multiple of model.heads.");
+                "model.hidden a multiple of model.heads.");
 };
 template <int Hidden, int HeadSize, int FeedForward> struct rows_are_whole_vectors {
   static_assert(
@@ -91,6 +119,11 @@ template <int Labels> struct a_head_tells_two_labels_apart {
   static_assert(ctrain::a_head_tells_two_labels_apart<Labels>,
                 "invalid policy: classification needs at least two labels. Set model.labels >= 2.");
 };
+template <int TokenTypes> struct a_pair_has_two_token_types {
+  static_assert(ctrain::a_pair_has_two_token_types<TokenTypes>,
+                "invalid policy: the second text of a pair has token type 1. Set "
+                "model.token_types between 2 and 65536.");
+};
 template <int Positions> struct positions_fit_the_dropout_key {
   static_assert(
       ctrain::positions_fit_the_dropout_key<Positions>,
@@ -100,8 +133,7 @@ template <int Positions> struct positions_fit_the_dropout_key {
 template <int Length, int Positions> struct length_is_within_positions {
   static_assert(ctrain::length_is_within_positions<Length, Positions>,
                 "invalid policy: a sentence may not be longer than the position embedding. Set "
-                "batch.length <= "
-                "model.positions.");
+                "batch.length <= model.positions.");
 };
 template <int Length> struct a_pair_fits_the_length {
   static_assert(ctrain::a_pair_fits_the_length<Length>,
@@ -128,19 +160,30 @@ template <int PackedTokens> struct packed_tokens_are_a_multiple_of_16 {
 template <int PackedTokens, int Sentences> struct packed_sentences_fit_their_tokens {
   static_assert(ctrain::packed_sentences_fit_their_tokens<PackedTokens, Sentences>,
                 "invalid policy: a packed micro-batch cannot hold that many sentences. Set "
-                "batch.sentences between "
-                "1 and batch.packed_tokens / 2, or 0 for the default bound of one per 16 tokens.");
+                "batch.sentences between 1 and batch.packed_tokens / 2, or 0 for the default bound "
+                "of one per 16 tokens.");
+};
+template <int PackedTokens, int Sentences> struct a_micro_batch_is_countable {
+  static_assert(
+      ctrain::a_micro_batch_is_countable<PackedTokens, Sentences>,
+      "invalid policy: a micro-batch is beyond what plans count. Set batch.packed_tokens <= "
+      "4194304 and batch.sentences <= 8192, and reach a larger step with batch.accumulation.");
 };
 template <int Accumulation> struct accumulation_is_at_least_one {
   static_assert(ctrain::accumulation_is_at_least_one<Accumulation>,
                 "invalid policy: an optimizer step has at least one micro-batch. Set "
                 "batch.accumulation >= 1.");
 };
-template <int HiddenMillionths, int AttentionMillionths> struct dropout_is_a_probability_below_one {
-  static_assert(ctrain::dropout_is_a_probability_below_one<HiddenMillionths, AttentionMillionths>,
-                "invalid policy: dropout keeps something. Set model.hidden_dropout and "
-                "model.attention_dropout "
-                "within [0, 1).");
+template <int Sentences, int Accumulation> struct sentences_fit_the_dropout_key {
+  static_assert(
+      ctrain::sentences_fit_the_dropout_key<Sentences, Accumulation>,
+      "invalid policy: a token's dropout identity has 23 bits for its sentence within an optimizer "
+      "step. Make batch.accumulation times the sentences of a micro-batch at most 8388608.");
+};
+template <int HiddenMillionths, int AttentionMillionths> struct dropout_keeps_something {
+  static_assert(ctrain::dropout_keeps_something<HiddenMillionths, AttentionMillionths>,
+                "invalid policy: dropout is a probability and keeps something. Set "
+                "model.hidden_dropout and model.attention_dropout between 0 and 0.999.");
 };
 template <int Beta1Millionths, int Beta2Millionths> struct betas_are_below_one {
   static_assert(ctrain::betas_are_below_one<Beta1Millionths, Beta2Millionths>,
@@ -160,20 +203,26 @@ template <int WarmupMillionths> struct warmup_is_a_share {
       ctrain::warmup_is_a_share<WarmupMillionths>,
       "invalid policy: warm-up is a share of all steps. Set schedule.warmup within [0, 1].");
 };
-template <bool Polynomial, bool EndIsBelowBase> struct polynomial_decay_goes_down {
+template <bool Polynomial, bool EndIsBelowBase, bool PowerIsPositive>
+struct polynomial_decay_goes_down {
   static_assert(
-      ctrain::polynomial_decay_goes_down<Polynomial, EndIsBelowBase>,
+      ctrain::polynomial_decay_goes_down<Polynomial, EndIsBelowBase, PowerIsPositive>,
       "invalid policy: polynomial decay ends below where it starts. Set schedule.end within "
       "[0, optimizer.learning_rate) and schedule.power > 0.");
 };
-template <int LayerNormEpsilonIsPositive> struct layer_norm_epsilon_is_positive {
+template <bool LayerNormEpsilonIsPositive> struct layer_norm_epsilon_is_positive {
   static_assert(ctrain::layer_norm_epsilon_is_positive<LayerNormEpsilonIsPositive>,
                 "invalid policy: a norm divides by the root of a variance plus epsilon. Set "
                 "model.layer_norm_epsilon > 0.");
 };
-template <bool DeviceHasMemory> struct the_device_has_memory {
+template <bool InitializerRangeIsZeroOrMore> struct initializer_range_is_a_deviation {
+  static_assert(ctrain::initializer_range_is_a_deviation<InitializerRangeIsZeroOrMore>,
+                "invalid policy: new weights are drawn with a standard deviation that is negative. "
+                "Set model.initializer_range >= 0.");
+};
+template <bool HasMemory> struct the_device_has_memory {
   static_assert(
-      ctrain::the_device_has_memory<DeviceHasMemory>,
+      ctrain::the_device_has_memory<HasMemory>,
       "invalid policy: no memory is named for the plan to fit into. Set device, for example "
       ".device = ctrain::host_memory(8 * ctrain::GiB) or .device = ctrain::a100_40gb.");
 };
@@ -190,14 +239,18 @@ template <bool Host, int Workers> struct a_host_has_workers {
 
 /// True iff a policy breaks no rule.
 template <class P>
-concept ValidPolicy = HasPolicy<P> &&
-    model_sizes_are_positive<P::policy.model.vocabulary, P::policy.model.token_types,
-                             P::policy.model.layers, P::policy.model.hidden, P::policy.model.heads,
-                             P::policy.model.feed_forward> &&
+concept ValidPolicy =
+    HasPolicy<P> && model_sizes_are_positive<P::policy.model.vocabulary, P::policy.model.layers,
+                                             P::policy.model.hidden, P::policy.model.heads,
+                                             P::policy.model.feed_forward> &&
+    model_sizes_are_countable<P::policy.model.vocabulary, P::policy.model.layers,
+                              P::policy.model.hidden, P::policy.model.feed_forward,
+                              P::policy.model.labels> &&
     heads_divide_hidden<P::policy.model.hidden, P::policy.model.heads> &&
     rows_are_whole_vectors<P::policy.model.hidden, P::policy.model.head_size(),
                            P::policy.model.feed_forward> &&
     a_head_tells_two_labels_apart<P::policy.model.labels> &&
+    a_pair_has_two_token_types<P::policy.model.token_types> &&
     positions_fit_the_dropout_key<P::policy.model.positions> &&
     length_is_within_positions<P::policy.batch.length, P::policy.model.positions> &&
     a_pair_fits_the_length<P::policy.batch.length> &&
@@ -206,32 +259,42 @@ concept ValidPolicy = HasPolicy<P> &&
                                              P::policy.batch.length> &&
     packed_tokens_are_a_multiple_of_16<P::policy.batch.packed_tokens> &&
     packed_sentences_fit_their_tokens<P::policy.batch.packed_tokens, P::policy.batch.sentences> &&
+    a_micro_batch_is_countable<P::policy.batch.packed_tokens,
+                               P::policy.batch.packed() ? 0 : P::policy.batch.sentences> &&
     accumulation_is_at_least_one<P::policy.batch.accumulation> &&
-    dropout_is_a_probability_below_one<millionths(P::policy.model.hidden_dropout),
-                                       millionths(P::policy.model.attention_dropout)> &&
+    sentences_fit_the_dropout_key<P::policy.batch.sentence_bound(), P::policy.batch.accumulation> &&
+    dropout_keeps_something<millionths(P::policy.model.hidden_dropout),
+                            millionths(P::policy.model.attention_dropout)> &&
     betas_are_below_one<millionths(P::policy.optimizer.beta1),
                         millionths(P::policy.optimizer.beta2)> &&
-    optimizer_numbers_are_not_negative<
-        (P::policy.optimizer.learning_rate >= 0), (P::policy.optimizer.epsilon > 0),
-        (P::policy.optimizer.weight_decay >= 0), (P::policy.optimizer.clip >= 0)> &&
+    optimizer_numbers_are_not_negative<is_zero_or_more(P::policy.optimizer.learning_rate),
+                                       is_positive(P::policy.optimizer.epsilon),
+                                       is_zero_or_more(P::policy.optimizer.weight_decay),
+                                       is_zero_or_more(P::policy.optimizer.clip)> &&
     warmup_is_a_share<millionths(P::policy.schedule.warmup)> &&
     polynomial_decay_goes_down<P::policy.schedule.decay == Decay::polynomial,
-                               (P::policy.schedule.end >= 0 && P::policy.schedule.power > 0 &&
-                                P::policy.schedule.end < P::policy.optimizer.learning_rate)> &&
-    layer_norm_epsilon_is_positive<(P::policy.model.layer_norm_epsilon > 0)> &&
-    the_device_has_memory<(P::policy.device.memory > 0)> &&
+                               (P::policy.schedule.end >= 0 &&
+                                P::policy.schedule.end < P::policy.optimizer.learning_rate),
+                               is_positive(P::policy.schedule.power)> &&
+    layer_norm_epsilon_is_positive<is_positive(P::policy.model.layer_norm_epsilon)> &&
+    initializer_range_is_a_deviation<is_zero_or_more(P::policy.model.initializer_range)> &&
+    the_device_has_memory<(P::policy.device.memory > 0 && P::policy.device.reserved >= 0)> &&
     a_host_has_workers<P::policy.device.kind == DeviceKind::host, P::policy.device.workers>;
 
 /// Instantiating it checks every rule; each broken one is an error of its own, in every compiler.
 template <class P>
 struct CheckPolicy
-    : rule::model_sizes_are_positive<P::policy.model.vocabulary, P::policy.model.token_types,
-                                     P::policy.model.layers, P::policy.model.hidden,
-                                     P::policy.model.heads, P::policy.model.feed_forward>,
+    : rule::model_sizes_are_positive<P::policy.model.vocabulary, P::policy.model.layers,
+                                     P::policy.model.hidden, P::policy.model.heads,
+                                     P::policy.model.feed_forward>,
+      rule::model_sizes_are_countable<P::policy.model.vocabulary, P::policy.model.layers,
+                                      P::policy.model.hidden, P::policy.model.feed_forward,
+                                      P::policy.model.labels>,
       rule::heads_divide_hidden<P::policy.model.hidden, P::policy.model.heads>,
       rule::rows_are_whole_vectors<P::policy.model.hidden, P::policy.model.head_size(),
                                    P::policy.model.feed_forward>,
       rule::a_head_tells_two_labels_apart<P::policy.model.labels>,
+      rule::a_pair_has_two_token_types<P::policy.model.token_types>,
       rule::positions_fit_the_dropout_key<P::policy.model.positions>,
       rule::length_is_within_positions<P::policy.batch.length, P::policy.model.positions>,
       rule::a_pair_fits_the_length<P::policy.batch.length>,
@@ -241,21 +304,27 @@ struct CheckPolicy
       rule::packed_tokens_are_a_multiple_of_16<P::policy.batch.packed_tokens>,
       rule::packed_sentences_fit_their_tokens<P::policy.batch.packed_tokens,
                                               P::policy.batch.sentences>,
+      rule::a_micro_batch_is_countable<P::policy.batch.packed_tokens,
+                                       P::policy.batch.packed() ? 0 : P::policy.batch.sentences>,
       rule::accumulation_is_at_least_one<P::policy.batch.accumulation>,
-      rule::dropout_is_a_probability_below_one<millionths(P::policy.model.hidden_dropout),
-                                               millionths(P::policy.model.attention_dropout)>,
+      rule::sentences_fit_the_dropout_key<P::policy.batch.sentence_bound(),
+                                          P::policy.batch.accumulation>,
+      rule::dropout_keeps_something<millionths(P::policy.model.hidden_dropout),
+                                    millionths(P::policy.model.attention_dropout)>,
       rule::betas_are_below_one<millionths(P::policy.optimizer.beta1),
                                 millionths(P::policy.optimizer.beta2)>,
-      rule::optimizer_numbers_are_not_negative<
-          (P::policy.optimizer.learning_rate >= 0), (P::policy.optimizer.epsilon > 0),
-          (P::policy.optimizer.weight_decay >= 0), (P::policy.optimizer.clip >= 0)>,
+      rule::optimizer_numbers_are_not_negative<is_zero_or_more(P::policy.optimizer.learning_rate),
+                                               is_positive(P::policy.optimizer.epsilon),
+                                               is_zero_or_more(P::policy.optimizer.weight_decay),
+                                               is_zero_or_more(P::policy.optimizer.clip)>,
       rule::warmup_is_a_share<millionths(P::policy.schedule.warmup)>,
-      rule::polynomial_decay_goes_down<
-          P::policy.schedule.decay == Decay::polynomial,
-          (P::policy.schedule.end >= 0 && P::policy.schedule.power > 0 &&
-           P::policy.schedule.end < P::policy.optimizer.learning_rate)>,
-      rule::layer_norm_epsilon_is_positive<(P::policy.model.layer_norm_epsilon > 0)>,
-      rule::the_device_has_memory<(P::policy.device.memory > 0)>,
+      rule::polynomial_decay_goes_down<P::policy.schedule.decay == Decay::polynomial,
+                                       (P::policy.schedule.end >= 0 &&
+                                        P::policy.schedule.end < P::policy.optimizer.learning_rate),
+                                       is_positive(P::policy.schedule.power)>,
+      rule::layer_norm_epsilon_is_positive<is_positive(P::policy.model.layer_norm_epsilon)>,
+      rule::initializer_range_is_a_deviation<is_zero_or_more(P::policy.model.initializer_range)>,
+      rule::the_device_has_memory<(P::policy.device.memory > 0 && P::policy.device.reserved >= 0)>,
       rule::a_host_has_workers<P::policy.device.kind == DeviceKind::host,
                                P::policy.device.workers> {};
 
