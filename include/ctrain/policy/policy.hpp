@@ -91,6 +91,36 @@ struct Device {
   int workers = 8;
 };
 
+/// In which order a pipeline's stages take their micro-batches. `one_forward_one_backward`:
+/// PipeDream flush (arXiv 2104.04473). `zero_bubble`: ZB-H1 (arXiv 2401.10241), which computes
+/// gradients of weights apart from those of inputs, and late where a stage would wait; same memory
+/// at its peak.
+enum class PipelineOrder : std::uint8_t { one_forward_one_backward, zero_bubble };
+
+/// How one optimizer step is split over ranks, data x tensor x pipeline of them. `data`: each has
+/// micro-batches of its own. `tensor`: each has some heads, some of the feed-forward features and
+/// some rows of the word table (arXiv 1909.08053). `sequence`: tensor ranks also split the rows of
+/// the stream between their matrices (arXiv 2205.05198). `pipeline`: each has some blocks.
+struct Parallel {
+  int data = 1;
+  int tensor = 1;
+  int pipeline = 1;
+  bool sequence = false;
+  PipelineOrder order = PipelineOrder::one_forward_one_backward;
+
+  constexpr int ranks() const { return data * tensor * pipeline; }
+};
+
+/// What data ranks hold once instead of each for itself (arXiv 1910.02054): from stage 1 the
+/// optimizer state, from 2 the gradients, from 3 the parameters. `bucket`: gradients are reduced,
+/// and parameters gathered, in runs of whole segments (embedding, blocks, head) of at least so many
+/// bytes. `prefetch`: buckets that stage 3 gathers ahead of the one in use.
+struct Zero {
+  int stage = 0;
+  bytes bucket = 64 * MiB;
+  int prefetch = 1;
+};
+
 /// One policy is one training run. Name the options you care about; every other has its default
 /// here.
 struct Policy {
@@ -101,6 +131,8 @@ struct Policy {
   Optimizer optimizer{};
   LearningRateSchedule schedule{};
   Recompute recompute = Recompute::none;
+  Parallel parallel{};
+  Zero zero{};
   Device device{};
   std::uint64_t seed = 42;  // what --seed replaces
 

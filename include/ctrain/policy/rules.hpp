@@ -84,6 +84,30 @@ template <bool HasMemory>
 concept the_device_has_memory = (HasMemory == true);
 template <bool Host, int Workers>
 concept a_host_has_workers = !(Host && !(Workers >= 1 && Workers <= 1024));
+template <int Data, int Tensor, int Pipeline>
+concept ranks_are_1_to_64 = (Data >= 1 && Tensor >= 1 && Pipeline >= 1 && Data <= 64 &&
+                             Tensor <= 64 && Pipeline <= 64 && Data * Tensor * Pipeline <= 64);
+template <int Heads, int Tensor>
+concept tensor_ranks_divide_heads = (Heads % (Tensor < 1 ? 1 : Tensor) == 0);
+template <int FeedForward, int Tensor>
+concept tensor_ranks_divide_feed_forward =
+    !(Tensor > 1 && FeedForward % (16 * (Tensor < 1 ? 1 : Tensor)) != 0);
+template <int Vocabulary, int Tensor>
+concept tensor_ranks_divide_vocabulary = (Vocabulary % (Tensor < 1 ? 1 : Tensor) == 0);
+template <bool Sequence, int Tensor>
+concept sequence_parallel_needs_tensor_ranks = !(Sequence && Tensor < 2);
+template <bool Sequence, int Rows, int Tensor>
+concept tensor_ranks_divide_rows = !(Sequence && Rows % (Tensor < 1 ? 1 : Tensor) != 0);
+template <int Layers, int Pipeline>
+concept pipeline_stages_divide_layers = (Layers % (Pipeline < 1 ? 1 : Pipeline) == 0);
+template <int Pipeline, int Accumulation>
+concept a_pipeline_has_at_most_64_micro_batches = !(Pipeline > 1 && Accumulation > 64);
+template <int ZeroStage>
+concept zero_stage_is_0_to_3 = (ZeroStage >= 0 && ZeroStage <= 3);
+template <int ZeroStage, int Pipeline>
+concept zero_stages_2_and_3_have_no_pipeline = !(ZeroStage >= 2 && Pipeline > 1);
+template <bool BucketIsPositive, int Prefetch>
+concept zero_buffers_are_bounded = (BucketIsPositive && Prefetch >= 0 && Prefetch <= 8);
 
 // sentences --------------------------------------------------------------------------------------
 
@@ -232,6 +256,64 @@ template <bool Host, int Workers> struct a_host_has_workers {
       "invalid policy: a host step needs threads to work. Set device.workers between 1 and 1024 "
       "(the second argument of host_memory).");
 };
+template <int Data, int Tensor, int Pipeline> struct ranks_are_1_to_64 {
+  static_assert(ctrain::ranks_are_1_to_64<Data, Tensor, Pipeline>,
+                "invalid policy: schedules are proved for 1 to 64 ranks. Set parallel.data, "
+                "parallel.tensor and parallel.pipeline to at least 1 and their product to at most "
+                "64.");
+};
+template <int Heads, int Tensor> struct tensor_ranks_divide_heads {
+  static_assert(ctrain::tensor_ranks_divide_heads<Heads, Tensor>,
+                "invalid policy: whole attention heads are split over tensor ranks. Set "
+                "parallel.tensor to a divisor of model.heads.");
+};
+template <int FeedForward, int Tensor> struct tensor_ranks_divide_feed_forward {
+  static_assert(ctrain::tensor_ranks_divide_feed_forward<FeedForward, Tensor>,
+                "invalid policy: each tensor rank has whole groups of 16 feed-forward features. "
+                "Make model.feed_forward a multiple of 16 * parallel.tensor.");
+};
+template <int Vocabulary, int Tensor> struct tensor_ranks_divide_vocabulary {
+  static_assert(ctrain::tensor_ranks_divide_vocabulary<Vocabulary, Tensor>,
+                "invalid policy: rows of the word table are split over tensor ranks. Make "
+                "model.vocabulary a multiple of parallel.tensor (unused rows at the end do no "
+                "harm).");
+};
+template <bool Sequence, int Tensor> struct sequence_parallel_needs_tensor_ranks {
+  static_assert(ctrain::sequence_parallel_needs_tensor_ranks<Sequence, Tensor>,
+                "invalid policy: the rows of the stream are split over tensor ranks, and there is "
+                "one. Set parallel.tensor to at least 2, or parallel.sequence to false.");
+};
+template <bool Sequence, int Rows, int Tensor> struct tensor_ranks_divide_rows {
+  static_assert(ctrain::tensor_ranks_divide_rows<Sequence, Rows, Tensor>,
+                "invalid policy: with parallel.sequence the rows of a micro-batch are split evenly "
+                "over tensor ranks. Make batch.packed_tokens, or batch.sentences * batch.length, a "
+                "multiple of parallel.tensor (packed: with 16 or fewer tensor ranks).");
+};
+template <int Layers, int Pipeline> struct pipeline_stages_divide_layers {
+  static_assert(ctrain::pipeline_stages_divide_layers<Layers, Pipeline>,
+                "invalid policy: every pipeline stage has the same number of blocks. Set "
+                "parallel.pipeline to a divisor of model.layers.");
+};
+template <int Pipeline, int Accumulation> struct a_pipeline_has_at_most_64_micro_batches {
+  static_assert(ctrain::a_pipeline_has_at_most_64_micro_batches<Pipeline, Accumulation>,
+                "invalid policy: a pipeline's schedule lists each micro-batch. Set "
+                "batch.accumulation to at most 64 and make the micro-batch larger.");
+};
+template <int ZeroStage> struct zero_stage_is_0_to_3 {
+  static_assert(ctrain::zero_stage_is_0_to_3<ZeroStage>,
+                "invalid policy: ZeRO has stages 0 to 3. Set zero.stage to one of them.");
+};
+template <int ZeroStage, int Pipeline> struct zero_stages_2_and_3_have_no_pipeline {
+  static_assert(
+      ctrain::zero_stages_2_and_3_have_no_pipeline<ZeroStage, Pipeline>,
+      "invalid policy: ZeRO stages 2 and 3 send gradients (and parameters) once a micro-batch, "
+      "which a pipeline has many of. Set zero.stage to 0 or 1, or parallel.pipeline to 1.");
+};
+template <bool BucketIsPositive, int Prefetch> struct zero_buffers_are_bounded {
+  static_assert(ctrain::zero_buffers_are_bounded<BucketIsPositive, Prefetch>,
+                "invalid policy: buffers of collectives have a size and a number. Set zero.bucket "
+                "to at least 1 byte and zero.prefetch between 0 and 8.");
+};
 
 }  // namespace rule
 
@@ -279,7 +361,21 @@ concept ValidPolicy =
     layer_norm_epsilon_is_positive<is_positive(P::policy.model.layer_norm_epsilon)> &&
     initializer_range_is_a_deviation<is_zero_or_more(P::policy.model.initializer_range)> &&
     the_device_has_memory<(P::policy.device.memory > 0 && P::policy.device.reserved >= 0)> &&
-    a_host_has_workers<P::policy.device.kind == DeviceKind::host, P::policy.device.workers>;
+    a_host_has_workers<P::policy.device.kind == DeviceKind::host, P::policy.device.workers> &&
+    ranks_are_1_to_64<P::policy.parallel.data, P::policy.parallel.tensor,
+                      P::policy.parallel.pipeline> &&
+    tensor_ranks_divide_heads<P::policy.model.heads, P::policy.parallel.tensor> &&
+    tensor_ranks_divide_feed_forward<P::policy.model.feed_forward, P::policy.parallel.tensor> &&
+    tensor_ranks_divide_vocabulary<P::policy.model.vocabulary, P::policy.parallel.tensor> &&
+    sequence_parallel_needs_tensor_ranks<P::policy.parallel.sequence, P::policy.parallel.tensor> &&
+    tensor_ranks_divide_rows<P::policy.parallel.sequence, P::policy.batch.row_step(),
+                             P::policy.parallel.tensor> &&
+    pipeline_stages_divide_layers<P::policy.model.layers, P::policy.parallel.pipeline> &&
+    a_pipeline_has_at_most_64_micro_batches<P::policy.parallel.pipeline,
+                                            P::policy.batch.accumulation> &&
+    zero_stage_is_0_to_3<P::policy.zero.stage> &&
+    zero_stages_2_and_3_have_no_pipeline<P::policy.zero.stage, P::policy.parallel.pipeline> &&
+    zero_buffers_are_bounded<(P::policy.zero.bucket > 0), P::policy.zero.prefetch>;
 
 /// Instantiating it checks every rule; each broken one is an error of its own, in every compiler.
 template <class P>
@@ -325,7 +421,22 @@ struct CheckPolicy
       rule::layer_norm_epsilon_is_positive<is_positive(P::policy.model.layer_norm_epsilon)>,
       rule::initializer_range_is_a_deviation<is_zero_or_more(P::policy.model.initializer_range)>,
       rule::the_device_has_memory<(P::policy.device.memory > 0 && P::policy.device.reserved >= 0)>,
-      rule::a_host_has_workers<P::policy.device.kind == DeviceKind::host,
-                               P::policy.device.workers> {};
+      rule::a_host_has_workers<P::policy.device.kind == DeviceKind::host, P::policy.device.workers>,
+      rule::ranks_are_1_to_64<P::policy.parallel.data, P::policy.parallel.tensor,
+                              P::policy.parallel.pipeline>,
+      rule::tensor_ranks_divide_heads<P::policy.model.heads, P::policy.parallel.tensor>,
+      rule::tensor_ranks_divide_feed_forward<P::policy.model.feed_forward,
+                                             P::policy.parallel.tensor>,
+      rule::tensor_ranks_divide_vocabulary<P::policy.model.vocabulary, P::policy.parallel.tensor>,
+      rule::sequence_parallel_needs_tensor_ranks<P::policy.parallel.sequence,
+                                                 P::policy.parallel.tensor>,
+      rule::tensor_ranks_divide_rows<P::policy.parallel.sequence, P::policy.batch.row_step(),
+                                     P::policy.parallel.tensor>,
+      rule::pipeline_stages_divide_layers<P::policy.model.layers, P::policy.parallel.pipeline>,
+      rule::a_pipeline_has_at_most_64_micro_batches<P::policy.parallel.pipeline,
+                                                    P::policy.batch.accumulation>,
+      rule::zero_stage_is_0_to_3<P::policy.zero.stage>,
+      rule::zero_stages_2_and_3_have_no_pipeline<P::policy.zero.stage, P::policy.parallel.pipeline>,
+      rule::zero_buffers_are_bounded<(P::policy.zero.bucket > 0), P::policy.zero.prefetch> {};
 
 }  // namespace ctrain
