@@ -35,7 +35,8 @@ Doubles add(Doubles a, const Doubles& b) {
 }  // namespace
 
 TEMPLATE_TEST_CASE("backend.rows.layer_norm_and_its_gradients_are_right", "", float, bf16) {
-  for (auto [rows, hidden] : {std::pair{5, 37}, {3, 16}, {67, 40}}) {
+  for (auto shape : {std::pair{5, 37}, {3, 16}, {67, 40}}) {
+    const int rows = shape.first, hidden = shape.second;
     oracle::Random random(11);
     const auto size = std::size_t(rows * hidden);
     const auto x = random.values<float>(size, 2), gain = random.values<float>(hidden),
@@ -99,7 +100,8 @@ TEST_CASE("backend.rows.layer_norm_gradient_may_overwrite_its_input") {
 }
 
 TEST_CASE("backend.rows.embedding_sums_three_tables_and_scatters_back") {
-  for (auto [hidden, sentences] : {std::pair{37, 4}, {200, 20}}) {
+  for (auto shape : {std::pair{37, 4}, {200, 20}}) {
+    const int hidden = shape.first, sentences = shape.second;
     oracle::Random random(13);
     oracle::OwnedBatch batch = oracle::random_batch(random, sentences, 9, 3, false);
     const int vocabulary = 40, positions = 9, types = 2;
@@ -146,7 +148,9 @@ TEST_CASE("backend.rows.embedding_sums_three_tables_and_scatters_back") {
 }
 
 TEMPLATE_TEST_CASE("backend.rows.dropout_keeps_and_drops_by_token_and_column", "", float, bf16) {
-  for (auto [hidden, probability] : {std::pair{37, 0.1f}, {300, 0.5f}, {144, 0.0f}}) {
+  for (auto shape : {std::pair{37, 0.1f}, {300, 0.5f}, {144, 0.0f}}) {
+    const int hidden = shape.first;
+    const float probability = shape.second;
     oracle::Random random(14);
     oracle::OwnedBatch batch = oracle::random_batch(random, 9, 12, 2, false);
     const Dropout dropout = oracle::dropout(batch, probability);

@@ -22,7 +22,7 @@ concept HasCpuProduct = requires(const Call& call, cpu::Products& products) {
 };
 
 /// Models Backend. Not for two threads at once: give each its own. Results do not depend on the
-/// number of workers.
+/// number of workers where Products::ignores_thread_count().
 struct Cpu {
   /// `workers`: threads of every call. `library_bf16` false: bf16 products without oneDNN, as on a
   /// machine without AVX512_BF16.

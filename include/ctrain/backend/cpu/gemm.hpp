@@ -92,14 +92,14 @@ class Products {
         stream_(engine_) {}
 
   /// Whether oneDNN has bf16 products on this machine that are worth calling.
-  static bool machine_has_bf16() {
-    const unsigned bf16_isa = unsigned(dnnl::cpu_isa::avx512_core_bf16);
-    return (unsigned(dnnl::get_effective_cpu_isa()) & bf16_isa) == bf16_isa;
-  }
+  static bool machine_has_bf16() { return machine_has(dnnl::cpu_isa::avx512_core_bf16); }
+
+  /// Whether oneDNN's products are the same for any number of threads. Its AVX-512 products are;
+  /// for older units it splits long sums by the number of threads where the result is small.
+  static bool ignores_thread_count() { return machine_has(dnnl::cpu_isa::avx512_core); }
 
   /// Makes every product that steps over these layers and row counts can ask for.
   template <class T> void prepare(std::span<const LinearShape> layers, std::span<const int> rows) {
-    if (!served<T>()) return;
     constexpr DType type = dtype_of<T>;
     for (const LinearShape& layer : layers)
       for (int count : rows)
@@ -111,7 +111,7 @@ class Products {
                            accumulate},
                 ProductKey{ProductKind::backward_weight, type, DType::fp32, false, accumulate}}) {
             key.rows = count, key.out = layer.out, key.in = layer.in;
-            product(key);
+            if (by_library<T>(key)) product(key);
           }
   }
 
@@ -123,47 +123,57 @@ class Products {
 
   template <class T> void compute(const LinearForward<T>& call) {
     const T* weight = operand(call.weight, call.weight.forward);
-    if (!served<T>()) return plain_forward(call, weight, threads_);
-    const ProductKey key{ProductKind::forward, dtype_of<T>,   dtype_of<T>,
-                         packed(call.weight),  false,         call.rows,
-                         call.weight.out,      call.weight.in};
+    const ProductKey key = product_key(ProductKind::forward, call.weight, dtype_of<T>, call.rows);
+    if (!by_library<T>(key)) return plain_forward(call, weight, threads_);
     execute(product(key), call.x, weight, call.bias, call.z);
   }
 
   template <class T, class DX> void compute(const LinearBackwardInput<T, DX>& call) {
     const T* weight =
         operand(call.weight, call.weight.backward ? call.weight.backward : call.weight.forward);
-    if (!served<T>()) return plain_backward_input(call, weight, threads_);
-    const ProductKey key{
-        ProductKind::backward_input, dtype_of<T>, dtype_of<DX>,    packed(call.weight),
-        call.accumulate_input,       call.rows,   call.weight.out, call.weight.in};
+    ProductKey key = product_key(ProductKind::backward_input, call.weight, dtype_of<DX>, call.rows);
+    key.accumulate = call.accumulate_input;
+    if (!by_library<T>(key)) return plain_backward_input(call, weight, threads_);
     execute(product(key), call.dz, weight, nullptr, call.dx);
   }
 
   template <class T> void compute(const LinearBackwardWeight<T>& call) {
     column_sums(call.d_bias, call.dz, call.rows, call.out, call.accumulate, threads_);
-    if (!served<T>()) return plain_backward_weight(call, threads_);
-    const ProductKey key{ProductKind::backward_weight,
-                         dtype_of<T>,
-                         DType::fp32,
-                         false,
-                         call.accumulate,
-                         call.rows,
-                         call.out,
-                         call.in};
+    const Weight<T> shape{.out = call.out, .in = call.in};
+    ProductKey key = product_key(ProductKind::backward_weight, shape, DType::fp32, call.rows);
+    key.accumulate = call.accumulate;
+    if (!by_library<T>(key)) return plain_backward_weight(call, threads_);
     execute(product(key), call.dz, call.x, nullptr, call.d_weight);
   }
 
  private:
+  static bool machine_has(dnnl::cpu_isa isa) {
+    return (unsigned(dnnl::get_effective_cpu_isa()) & unsigned(isa)) == unsigned(isa);
+  }
+
   struct Product {
     dnnl::matmul primitive;
     dnnl::memory source, weight, bias, result, scratch;
   };
 
+  template <class T>
+  static ProductKey product_key(ProductKind kind, const Weight<T>& weight, DType result, int rows) {
+    return {kind,  dtype_of<T>, result,     weight.forward && weight.backward,
+            false, rows,        weight.out, weight.in};
+  }
+
+  /// Whether oneDNN has products of this type here.
   template <class T> bool served() const { return dtype_of<T> == DType::fp32 || library_bf16_; }
 
-  template <class T> static bool packed(const Weight<T>& weight) {
-    return weight.forward && weight.backward;
+  /// Whether oneDNN makes this product. It alone reads its blocks. Vectors and small matrices are
+  /// as fast without it.
+  template <class T> bool by_library(const ProductKey& key) {
+    if (!served<T>()) return false;
+    if (key.packed && layout(key.kind, key.type, key.out, key.in).blocking != Blocking{})
+      return true;
+    constexpr std::int64_t small = 1 << 17;
+    return std::min({key.rows, key.out, key.in}) > 1 &&
+           std::int64_t(key.rows) * key.out * key.in > small;
   }
 
   /// The copy, or the master where there is none (fp32).

@@ -9,7 +9,16 @@
 #include <ctrain/backend/math/softmax.hpp>
 #include <ctrain/backend/math/sum_of_squares.hpp>
 
+// g++ 12 sees uninitialised values in Eigen's use of g++'s own AVX-512 headers.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <Eigen/Core>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 #include <algorithm>
 
