@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,7 +31,8 @@ struct RunState {
   std::int64_t step = 0;  // optimizer steps done
   std::uint64_t seed = 0;
   SamplerPosition sampler;
-  std::vector<double> recent_losses;  // what the progress line averages
+  std::map<std::string, double> metrics;  // latest value of each, for the checkpoint rules
+  std::int64_t validated_step = -1;       // step of the latest validation; -1: none yet
   CheckpointState kept;
 };
 
@@ -56,15 +58,16 @@ inline KeptCheckpoint kept_from(const nlohmann::json& j) {
 }
 
 inline nlohmann::json to_json(const RunState& s) {
-  nlohmann::json kept = nlohmann::json::array(), losses = nlohmann::json::array();
+  nlohmann::json kept = nlohmann::json::array(), metrics = nlohmann::json::object();
   for (const KeptCheckpoint& k : s.kept.kept) kept.push_back(to_json(k));
-  for (const double loss : s.recent_losses) losses.push_back(number_text(loss));
+  for (const auto& [name, value] : s.metrics) metrics[name] = number_text(value);
   return {{"format", format},
           {"step", s.step},
           {"seed", s.seed},
           {"sampler",
            {{"epoch", s.sampler.epoch}, {"batch", s.sampler.batch}, {"sample", s.sampler.sample}}},
-          {"recent_losses", losses},
+          {"metrics", metrics},
+          {"validated_step", s.validated_step},
           {"kept",
            {{"directory", s.kept.directory},
             {"checkpoints", kept},
@@ -78,8 +81,8 @@ inline RunState from_json(const nlohmann::json& j) {
   s.seed = j.at("seed");
   const nlohmann::json& sampler = j.at("sampler");
   s.sampler = {sampler.at("epoch"), sampler.at("batch"), sampler.at("sample")};
-  for (const nlohmann::json& loss : j.at("recent_losses"))
-    s.recent_losses.push_back(number_from(loss));
+  for (const auto& [name, value] : j.at("metrics").items()) s.metrics[name] = number_from(value);
+  s.validated_step = j.at("validated_step");
   const nlohmann::json& kept = j.at("kept");
   s.kept.directory = kept.at("directory");
   for (const nlohmann::json& k : kept.at("checkpoints")) s.kept.kept.push_back(kept_from(k));

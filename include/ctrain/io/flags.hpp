@@ -31,6 +31,8 @@ namespace ctrain {
 struct Flags {
   // model
   std::string pretrained_model_path{};
+  std::string vocab_path{};   // empty: vocab.txt of pretrained_model_path, or of data_dir
+  std::string export_path{};  // folder for the trained model; empty: none
   std::string output_save_path = "./predict.json";
   std::optional<std::int64_t> num_labels{};
 
@@ -279,7 +281,11 @@ inline std::vector<FlagEntry> model_entries() {
   const char* group = "Model";
   return {
       text(group, "pretrained_model_path", &Flags::pretrained_model_path,
-           "Folder of config.json, vocab.txt and weights"),
+           "Folder of config.json, vocab.txt and weights; empty: train new weights"),
+      text(group, "vocab_path", &Flags::vocab_path,
+           "Vocabulary; empty: vocab.txt of pretrained_model_path, or of data_dir"),
+      text(group, "export_path", &Flags::export_path,
+           "Folder to save the trained model to, as Hugging Face's; empty: none"),
       text(group, "output_save_path", &Flags::output_save_path,
            "File of predictions for test_data"),
       by_policy(between<std::optional<std::int64_t>, std::int64_t>(

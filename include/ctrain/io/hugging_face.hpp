@@ -149,11 +149,6 @@ inline Naming naming_of(const TensorSource& source, std::span<const WantedTensor
   return best;
 }
 
-/// A new head may be absent: the pretrained model has none.
-inline bool may_be_fresh(const WantedTensor& tensor) {
-  return tensor.optional || tensor.name.starts_with("classifier.");
-}
-
 /// Throws one Error that names the first ten of `rows` and counts them.
 inline void require_no_complaints(const std::filesystem::path& path,
                                   const std::vector<std::string>& rows) {
@@ -175,7 +170,7 @@ inline LoadReport load_tensors(const TensorSource& source, std::span<const Wante
     const std::string name = name_in_file(tensor.name, naming);
     const TensorInfo* info = source.find(name);
     if (info != nullptr) used.insert(name);
-    if (info == nullptr && may_be_fresh(tensor))
+    if (info == nullptr && tensor.optional)
       report.fresh.push_back(tensor.name);
     else if (info == nullptr)
       complaints.push_back(tensor.name + " is missing");

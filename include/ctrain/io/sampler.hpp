@@ -115,6 +115,12 @@ class Sampler {
     total_ = at.batch + count_cuts(order_, share_.rank, at.sample);
   }
 
+  /// The same under another seed, which a resumed run takes over from its checkpoint.
+  void start(SamplerPosition at, std::uint64_t seed) {
+    seed_ = seed;
+    start(at);
+  }
+
   SamplerPosition position() const { return position_; }
 
   /// Micro-batches of the present epoch.
@@ -261,9 +267,9 @@ class Sampler {
     ++batch.sentences;
   }
 
-  /// Zeroes rows after the last sentence up to a multiple of 16, which matrix products like.
+  /// Zeroes rows after the last sentence up to a shape that products are prepared for.
   void fill_up(BatchView& batch) const {
-    const auto rows = std::int32_t(std::min(round_up(batch.rows, 16), std::int64_t{shape_.rows()}));
+    const auto rows = std::int32_t(std::min(round_up(batch.rows, shape_.row_step()), std::int64_t{shape_.rows()}));
     const auto zero = [&](auto* column) { std::fill(column + batch.rows, column + rows, 0); };
     zero(batch.token_ids);
     zero(batch.token_types);

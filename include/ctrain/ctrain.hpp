@@ -1,0 +1,5 @@
+/// \file  Everything a host program needs: policies, the trainer, files.   umbrella
+#pragma once
+
+#include <ctrain/io/finetune.hpp>
+#include <ctrain/policy/presets.hpp>

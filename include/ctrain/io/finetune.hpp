@@ -1,0 +1,470 @@
+/// \file  The main job: fine-tune a policy's model on labelled text pairs, from flags to predictions.   floor 7: io
+#pragma once
+
+#include <ctrain/backend/cpu/cpu.hpp>
+#include <ctrain/backend/cpu/peak.hpp>
+#include <ctrain/core/error.hpp>
+#include <ctrain/io/checkpoint.hpp>
+#include <ctrain/io/dataset.hpp>
+#include <ctrain/io/flags.hpp>
+#include <ctrain/io/hugging_face.hpp>
+#include <ctrain/io/jsonl.hpp>
+#include <ctrain/io/model_config.hpp>
+#include <ctrain/io/run_log.hpp>
+#include <ctrain/io/sampler.hpp>
+#include <ctrain/io/wordpiece.hpp>
+#include <ctrain/model/cost.hpp>
+#include <ctrain/trainer/learning_rate.hpp>
+#include <ctrain/trainer/metrics.hpp>
+#include <ctrain/trainer/progress_counts.hpp>
+#include <ctrain/trainer/trainer.hpp>
+
+#include <csignal>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <map>
+#include <new>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+namespace ctrain {
+
+// flags and policy -------------------------------------------------------------------------------
+
+/// What is compiled into P, in the words of the flags.
+constexpr Batch batch_of_flags(const Flags& flags, Batch batch) {
+  if (flags.train_batchsize) batch.sentences = int(*flags.train_batchsize);
+  if (flags.max_length) batch.length = int(*flags.max_length);
+  return batch;
+}
+
+inline FixedByPolicy fixed_by(const Policy& p) {
+  return {.packed = p.batch.packed(),
+          .sentences = p.batch.sentence_bound(),
+          .length = p.batch.length,
+          .accumulation = p.batch.accumulation,
+          .labels = p.model.labels,
+          .precision = p.precision.compute == Compute::bf16 ? "bf16" : "32"};
+}
+
+/// The flags with the policy's value wherever none was given.
+inline Flags with_defaults(Flags flags, const Policy& p) {
+  const FixedByPolicy fixed = fixed_by(p);
+  const auto fill = [](auto& field, auto value) {
+    if (!field) field = value;
+  };
+  fill(flags.train_batchsize, fixed.sentences);
+  fill(flags.max_length, fixed.length);
+  fill(flags.num_labels, fixed.labels);
+  fill(flags.accumulate_grad_batches, fixed.accumulation);
+  fill(flags.precision, fixed.precision);
+  fill(flags.gpus, std::int64_t{0});
+  fill(flags.learning_rate, as_written(p.optimizer.learning_rate));
+  fill(flags.weight_decay, as_written(p.optimizer.weight_decay));
+  fill(flags.warmup, as_written(p.schedule.warmup));
+  fill(flags.gradient_clip_val, as_written(p.optimizer.clip));
+  fill(flags.seed, p.seed);
+  return flags;
+}
+
+// data -------------------------------------------------------------------------------------------
+
+/// The three data sets of a run, encoded.
+struct RunData {
+  std::string vocabulary;  // its file
+  LabelMap labels;
+  Dataset train, validation, test;
+};
+
+inline std::string vocabulary_path(const Flags& flags) {
+  if (!flags.vocab_path.empty()) return flags.vocab_path;
+  const std::string& folder =
+      flags.pretrained_model_path.empty() ? flags.data_dir : flags.pretrained_model_path;
+  return (std::filesystem::path(folder) / "vocab.txt").string();
+}
+
+/// Reads and encodes train, validation and test files. Throws Error for the first fault.
+inline RunData read_data(const Flags& flags, const ModelShape& model) {
+  const std::filesystem::path folder = flags.data_dir;
+  const FieldNames names{flags.texta_name, flags.textb_name, flags.label_name, flags.id_name};
+  const auto read = [&](const std::string& file, Labels labels) {
+    return read_examples((folder / file).string(), names, labels);
+  };
+  const std::string vocabulary = vocabulary_path(flags);
+  const WordPiece tokenizer(vocabulary, model.vocabulary);
+  const ExampleFile train = read(flags.train_data, Labels::required);
+  const ExampleFile validation = read(flags.valid_data, Labels::required);
+  const ExampleFile test = read(flags.test_data, Labels::optional);
+  LabelMap labels(train, model.labels);
+  const int length = int(*flags.max_length);
+  return {vocabulary, labels, encode_examples(train, tokenizer, &labels, length),
+          encode_examples(validation, tokenizer, &labels, length),
+          encode_examples(test, tokenizer, nullptr, length)};
+}
+
+/// Names of the classes for config.json: the raw labels.
+inline std::vector<std::string> label_names(const LabelMap& labels) {
+  std::vector<std::string> names;
+  for (const RawLabel& raw : labels.labels())
+    names.push_back(std::holds_alternative<std::string>(raw) ? std::get<std::string>(raw)
+                                                             : to_json(raw));
+  return names;
+}
+
+// the run ----------------------------------------------------------------------------------------
+
+/// One run of P's trainer: everything between a command line and predict.json.
+template <HasPolicy P, Backend B> class FineTuning {
+  static constexpr const Policy& policy = P::policy;
+
+ public:
+  /// Reads everything that can be wrong before anything is written. Throws Error.
+  explicit FineTuning(const Flags& given)
+      : flags_(with_defaults(given, policy)),
+        data_(read_data(flags_, policy.model)),
+        shape_(batch_of_flags(given, policy.batch)),
+        rules_(checkpoint_rules(flags_)),
+        sampler_(data_.train, shape_, *flags_.seed),
+        trainer_(*flags_.seed) {
+    load_weights_or_draw();
+    if (!flags_.ckpt_path.empty()) resume();
+    schedule_ = learning_rate();
+    create_checkpoint_folder();
+    log_.emplace(flags_.default_root_dir, settings(flags_));
+    peak_ = cpu::measured_peak(policy.compute_type(), trainer_.backend().workers());
+    announce();
+  }
+
+  /// Trains, validates, predicts.
+  void run() {
+    sanity_check();
+    while (!finished()) train_epoch();
+    predict();
+    if (!flags_.export_path.empty()) export_model();
+  }
+
+ private:
+  // start ----------------------------------------------------------------------------------------
+
+  void load_weights_or_draw() {
+    if (flags_.pretrained_model_path.empty()) return;
+    const std::filesystem::path folder = flags_.pretrained_model_path;
+    require_same_config(folder / "config.json", read_config(folder / "config.json"),
+                        hugging_face_config(policy.model, label_names(data_.labels)));
+    std::vector<WantedTensor> wanted;
+    for (const NamedTensor& t : trainer_.tensors())
+      wanted.push_back({t.name, t.shape, t.weight, t.name.starts_with("classifier.")});
+    const LoadReport report = load_weights(folder, wanted);
+    trainer_.weights_changed();
+    fmt::print("{}: {}\n", folder.string(), describe(report));
+  }
+
+  void resume() {
+    const RunState state = load_checkpoint(flags_.ckpt_path, trainer_.tensors());
+    trainer_.weights_changed();
+    if (const std::string warning = rules_.restore(state.kept); !warning.empty())
+      fmt::print("{}\n", warning);
+    flags_.seed = state.seed;
+    step_ = state.step;
+    metrics_ = state.metrics;
+    validated_step_ = state.validated_step;
+    sampler_.start(state.sampler, state.seed);
+    fmt::print("{}: goes on after step {}, epoch {}\n", flags_.ckpt_path, step_,
+               state.sampler.epoch);
+  }
+
+  std::int64_t epochs() const {
+    return epoch_limit(flags_.max_epochs.has_value(), flags_.max_epochs.value_or(0),
+                       flags_.max_steps);
+  }
+
+  /// Optimizer steps of an epoch; packed epochs differ a little, so each is counted.
+  std::int64_t steps_of(std::int64_t epoch) const {
+    return EpochPlan{.train_batches = sampler_.batches(epoch)}.steps(policy.batch.accumulation);
+  }
+
+  /// The schedule ends with the last step of the last epoch, or with max_steps where epochs have no
+  /// bound, as in the original script; its total is counted in real optimizer steps.
+  LearningRate learning_rate() const {
+    constexpr std::int64_t counted = 32;  // epochs; more are taken to be like the first ones
+    std::int64_t total = flags_.max_steps;
+    if (epochs() >= 0) {
+      total = 0;
+      const std::int64_t exact = epochs() < counted ? epochs() : counted;
+      for (std::int64_t epoch = 0; epoch < exact; ++epoch) total += steps_of(epoch);
+      if (epochs() > exact) total = total * epochs() / exact;
+    }
+    return require_decay(
+        LearningRate{.base = *flags_.learning_rate,
+                     .steps = {total, double(std::int64_t(double(total) * *flags_.warmup))},
+                     .decay = policy.schedule.decay,
+                     .power = as_written(policy.schedule.power),
+                     .end = as_written(policy.schedule.end)});
+  }
+
+  void create_checkpoint_folder() const {
+    std::error_code failure;
+    std::filesystem::create_directories(flags_.dirpath, failure);
+    if (failure)
+      throw Error("flag --dirpath",
+                  "cannot create " + flags_.dirpath + " (" + failure.message() + ")",
+                  "Make it writable for this user, or name another folder");
+  }
+
+  void announce() const {
+    fmt::print(
+        "{} parameters; {} training, {} validation, {} test pairs; arena {:.2f} GiB of {:.2f} GiB; "
+        "peak {:.0f} GFLOP/s in {}; logs in {}\n",
+        policy_parameters(), data_.train.size(), data_.validation.size(), data_.test.size(),
+        double(trainer_.plan.arena()) / double(GiB), double(policy.device.memory) / double(GiB),
+        peak_ / 1e9, *flags_.precision == "32" ? "fp32" : "bf16", log_->directory().path.string());
+    std::fflush(stdout);
+  }
+  static constexpr std::int64_t policy_parameters() { return GraphOf<P>::graph.parameters.count(); }
+
+  // training -------------------------------------------------------------------------------------
+
+  bool finished() const {
+    const bool last_step = flags_.max_steps >= 0 && step_ >= flags_.max_steps;
+    const bool last_epoch = epochs() >= 0 && sampler_.position().epoch >= epochs();
+    return last_step || last_epoch;
+  }
+
+  void train_epoch() {
+    const std::int64_t epoch = sampler_.position().epoch;
+    const std::int64_t batches = sampler_.batches();
+    const std::int64_t validation =
+        batches_per_epoch(data_.validation.size(), flags_.valid_batchsize);
+    plan_ = {batches, validation, validation_period(flags_.val_check_interval, batches)};
+    bar_ = {.description = epoch_description(epoch), .total = plan_.total()};
+    const std::int64_t before = sampler_.position().batch;
+    bar_.done = before + validation * (before / plan_.period);
+    resumed_at_ = bar_.done;
+    epoch_start_ = steady_seconds();
+    validate_if_due(before - 1, before);  // a checkpoint is written before its step's validation
+
+    while (flags_.max_steps < 0 || step_ < flags_.max_steps) {
+      const std::int64_t first = sampler_.position().batch;
+      const double start = steady_seconds();
+      const StepResult result =
+          trainer_.step().train(sampler_, {.seed = *flags_.seed,
+                                           .step = step_,
+                                           .learning_rate = schedule_.at(step_),
+                                           .weight_decay = float(*flags_.weight_decay),
+                                           .clip = float(*flags_.gradient_clip_val)});
+      if (result.micro_batches == 0) break;
+      after_step(epoch, result, steady_seconds() - start);
+      validate_if_due(first, sampler_.position().batch);
+    }
+    log_->display().finish(ProgressRow::main);
+    if (sampler_.position().batch < batches) return;  // max_steps ended it
+    checkpoint_if_due(CheckpointMoment::train_epoch_end, epoch);
+    sampler_.start({epoch + 1});
+  }
+
+  void after_step(std::int64_t epoch, const StepResult& result, double seconds) {
+    const double rate = schedule_.at(step_);
+    ++step_;
+    metrics_["train_loss"] = result.loss();
+    metrics_["train_acc"] = result.accuracy();
+    recent_.add(result.loss());
+    bar_.done += result.micro_batches;
+    measure(result, seconds);
+    show();
+    if (step_ % flags_.log_every_n_steps == 0)
+      log_->add(epoch, step_,
+                {{"train_loss", result.loss()},
+                 {"train_acc", result.accuracy()},
+                 {"lr", rate},
+                 {"grad_norm", result.gradient_norm},
+                 {"mfu", mfu_},
+                 {"useful_mfu", useful_}});
+    checkpoint_if_due(CheckpointMoment::train_batch_end, epoch);
+  }
+
+  /// Shares of the measured peak: of all rows that were computed, and of the real tokens among
+  /// them.
+  void measure(const StepResult& r, double seconds) {
+    const double tokens = double(r.tokens), attended = double(r.attended);
+    const double rows = double(r.rows);
+    mfu_ = training_flops(policy.model, rows, attended) / seconds / peak_;
+    useful_ = training_flops(policy.model, tokens, attended) / seconds / peak_;
+  }
+
+  void show() {
+    const double now = steady_seconds();
+    bar_.elapsed = now - epoch_start_;
+    bar_.postfix = training_postfix(
+        recent_.mean(), log_->directory().version,
+        {{"mfu", fmt::format("{:.1f}%", 100 * mfu_)},
+         {"useful", fmt::format("{:.1f}%", 100 * useful_)},
+         {"arena", fmt::format("{:.2f}GiB", double(trainer_.arena().high_water()) / double(GiB))}});
+    log_->display().show(ProgressRow::main, bar_, now);
+  }
+
+  // validation -----------------------------------------------------------------------------------
+
+  struct Evaluation {
+    StepResult result;
+    ConfusionMatrix matrix{P::policy.model.labels};
+    std::vector<std::int32_t> predictions;  // by sample
+  };
+
+  /// Forward over `samples` of a data set, in its order.
+  Evaluation evaluate(const Dataset& data, const char* description, std::int64_t samples) {
+    Sampler sampler(data, shape_);
+    Evaluation e;
+    e.predictions.resize(std::size_t(data.size()));
+    Progress row{.description = description,
+                 .total = batches_per_epoch(samples, flags_.valid_batchsize)};
+    const double start = steady_seconds();
+    while (sampler.position().sample < samples && trainer_.step().evaluate(sampler, e.result)) {
+      const auto predicted = trainer_.step().predictions();
+      for (std::size_t s = 0; s < predicted.size(); ++s) {
+        const auto sample = std::size_t(sampler.latest()[s]);
+        e.predictions[sample] = predicted[s];
+        e.matrix.add(data.labels[sample], predicted[s]);
+      }
+      const double now = steady_seconds();
+      row.done = std::min(row.total, sampler.position().sample / flags_.valid_batchsize);
+      row.elapsed = now - start;
+      log_->display().show(ProgressRow::nested, row, now);
+    }
+    log_->display().finish(ProgressRow::nested);
+    return e;
+  }
+
+  void sanity_check() {
+    const std::int64_t batches =
+        sanity_batches(flags_.num_sanity_val_steps,
+                       batches_per_epoch(data_.validation.size(), flags_.valid_batchsize));
+    if (batches == 0 || step_ > 0) return;
+    evaluate(data_.validation, sanity_check_description,
+             std::min(data_.validation.size(), batches * flags_.valid_batchsize));
+  }
+
+  /// Validation runs after the micro-batches [first, end) if one of them is the last of a period.
+  void validate_if_due(std::int64_t first, std::int64_t end) {
+    if (step_ == validated_step_ || end <= 0) return;
+    bool due = false;
+    for (std::int64_t i = std::max<std::int64_t>(first, 0); i < end; ++i)
+      due |= plan_.validates_after(i);
+    if (!due) return;
+    const std::int64_t epoch = sampler_.position().epoch;
+    const Evaluation e =
+        evaluate(data_.validation, validation_description, data_.validation.size());
+    validated_step_ = step_;
+    metrics_["val_loss"] = e.result.loss();
+    metrics_["val_acc"] = e.matrix.accuracy();
+    metrics_["val_f1"] = policy.model.labels == 2 ? e.matrix.f1(1) : e.matrix.macro_f1();
+    bar_.done = std::min(bar_.done + plan_.validation_batches, bar_.total);
+    log_->add(epoch, step_,
+              {{"val_loss", metrics_["val_loss"]},
+               {"val_acc", metrics_["val_acc"]},
+               {"val_f1", metrics_["val_f1"]}});
+    show();
+    log_->display().print(fmt::format(
+        "step {}: val_loss {:.4f}, val_acc {:.4f}, {} {:.4f} (always the most frequent label: "
+        "{:.4f})",
+        step_, e.result.loss(), e.matrix.accuracy(), policy.model.labels == 2 ? "F1" : "macro F1",
+        metrics_["val_f1"], e.matrix.majority_rate()));
+    checkpoint_if_due(CheckpointMoment::validation_end, epoch);
+  }
+
+  // files ----------------------------------------------------------------------------------------
+
+  void checkpoint_if_due(CheckpointMoment moment, std::int64_t epoch) {
+    const std::filesystem::path folder = flags_.dirpath;
+    const CheckpointActions actions = rules_.decide(
+        {.moment = moment,
+         .epoch = epoch,
+         .step = step_,
+         .validation_has_run = validated_step_ >= 0,
+         .metrics = metrics_},
+        [&](const std::string& name) { return std::filesystem::exists(folder / name); });
+    if (!actions.warning.empty()) log_->display().print(actions.warning);
+    if (!actions.save.empty())
+      save_checkpoint(folder / actions.save, trainer_.tensors(), state(), flags_.save_weights_only);
+    std::error_code ignored;
+    if (!actions.remove.empty()) std::filesystem::remove(folder / actions.remove, ignored);
+  }
+
+  RunState state() const {
+    return {.step = step_,
+            .seed = *flags_.seed,
+            .sampler = sampler_.position(),
+            .metrics = metrics_,
+            .validated_step = validated_step_,
+            .kept = rules_.state()};
+  }
+
+  void predict() {
+    const Evaluation e = evaluate(data_.test, "Predicting DataLoader 0", data_.test.size());
+    std::vector<Prediction> predictions;
+    for (std::size_t i = 0; i < e.predictions.size(); ++i)
+      predictions.push_back({data_.test.ids[i], data_.labels.raw(e.predictions[i])});
+    write_predictions(flags_.output_save_path, predictions);
+    fmt::print("{} predictions written to {}\n", predictions.size(), flags_.output_save_path);
+  }
+
+  void export_model() {
+    save_hugging_face(flags_.export_path,
+                      hugging_face_config(policy.model, label_names(data_.labels)),
+                      data_.vocabulary, weights_to_save(trainer_.tensors()));
+    fmt::print("model saved to {}\n", flags_.export_path);
+  }
+
+  Flags flags_;
+  RunData data_;
+  Batch shape_;
+  CheckpointRules rules_;
+  Sampler sampler_;
+  Trainer<P, B> trainer_;
+  LearningRate schedule_;
+  std::optional<RunLog> log_;
+  double peak_ = 0;  // operations a second
+
+  std::int64_t step_ = 0;             // optimizer steps done
+  std::int64_t validated_step_ = -1;  // at the latest validation
+  std::map<std::string, double> metrics_;
+  RunningMean<20> recent_;
+  EpochPlan plan_;
+  Progress bar_;
+  std::int64_t resumed_at_ = 0;
+  double epoch_start_ = 0, mfu_ = 0, useful_ = 0;
+};
+
+/// A program: fine-tunes P's model as the flags say (`--help` lists them). Returns 0, or 1 after
+/// one line on stderr that says what is wrong, where, and what to do.
+template <HasPolicy P, Backend B = Cpu>
+int finetune_classification(int argc, const char* const* argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is a full disk: an Error, not a death
+  try {
+    const CommandLine line = parse_flags(argc, argv);
+    if (!line.help.empty()) {
+      fmt::print("{}", line.help);
+      return 0;
+    }
+    for (const std::string& notice : line.notices) fmt::print("{}\n", notice);
+    check_against_policy(line.flags, fixed_by(P::policy));
+    FineTuning<P, B>(line.flags).run();
+    return 0;
+  } catch (const Error& error) {
+    fmt::print(stderr, "error: {}\n", error.what());
+  } catch (const std::bad_alloc&) {
+    fmt::print(stderr,
+               "error: memory: the machine has none left for the data. Free some, or give smaller "
+               "files\n");
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "error: ctrain: {}. Please report this\n", error.what());
+  }
+  return 1;
+}
+
+}  // namespace ctrain
