@@ -1,0 +1,122 @@
+/// \file  Kernels on a device: the block, the one entry point, the stream that launches.   floor 5: backend
+#pragma once
+
+#include <ctrain/backend/cuda/block.hpp>
+#include <ctrain/backend/cuda/status.hpp>
+#include <ctrain/core/units.hpp>
+
+#include <cuda_runtime.h>
+
+#include <limits>
+
+namespace ctrain::cuda {
+
+/// Models Block with the hardware's. Its functions carry both markers because kernels do; on a host
+/// they are never called.
+class DeviceBlock {
+ public:
+  CTRAIN_HOST_DEVICE int thread() const {
+#ifdef __CUDA_ARCH__
+    return int(threadIdx.x);
+#else
+    return 0;
+#endif
+  }
+  CTRAIN_HOST_DEVICE std::int64_t index() const {
+#ifdef __CUDA_ARCH__
+    return std::int64_t(blockIdx.x);
+#else
+    return 0;
+#endif
+  }
+  CTRAIN_HOST_DEVICE std::byte* shared() const {
+#ifdef __CUDA_ARCH__
+    extern __shared__ __align__(16) unsigned char bytes[];
+    return reinterpret_cast<std::byte*>(bytes);
+#else
+    return nullptr;
+#endif
+  }
+  CTRAIN_HOST_DEVICE void sync() const {
+#ifdef __CUDA_ARCH__
+    __syncthreads();
+#endif
+  }
+  CTRAIN_HOST_DEVICE float shuffle_xor(float value, int mask) const {
+#ifdef __CUDA_ARCH__
+    return __shfl_xor_sync(0xffffffffu, value, mask);
+#else
+    return value;
+#endif
+  }
+  CTRAIN_HOST_DEVICE std::uint32_t ballot(bool vote) const {
+#ifdef __CUDA_ARCH__
+    return __ballot_sync(0xffffffffu, vote);
+#else
+    return vote;
+#endif
+  }
+};
+
+static_assert(Block<DeviceBlock>);
+
+/// Every kernel of this library enters here.
+template <Kernel K>
+__global__ void __launch_bounds__(K::threads) enter(const __grid_constant__ K kernel) {
+  DeviceBlock block;
+  kernel(block);
+}
+
+/// Models Stream on a CUDA stream. Scratch is one allocation, made at start; launches follow each
+/// other, so each call has all of it.
+class DeviceStream {
+ public:
+  /// Enough for every call at 64 row chunks of two float sums over 32,768 columns.
+  static constexpr bytes scratch_bytes = 16 * MiB;
+
+  DeviceStream() {
+    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+    check(cudaMalloc(&scratch_, scratch_bytes), "cudaMalloc");
+  }
+  DeviceStream(const DeviceStream&) = delete;
+  DeviceStream& operator=(const DeviceStream&) = delete;
+  ~DeviceStream() {
+    cudaFree(scratch_);
+    cudaStreamDestroy(stream_);
+  }
+
+  cudaStream_t handle() const { return stream_; }
+  void synchronize() const { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
+
+  template <class T> T* scratch(std::int64_t count) const {
+    check_scratch(count * bytes(sizeof(T)), scratch_bytes);
+    return static_cast<T*>(scratch_);
+  }
+
+  template <Kernel K> void launch(const K& kernel) const {
+    const std::int64_t blocks = kernel.blocks();
+    if (blocks <= 0) return;
+    const int shared = shared_bytes_of(kernel);
+    if (shared > 48 * KiB) allow_shared<K>(shared);
+    check_grid(blocks);
+    enter<<<unsigned(blocks), K::threads, std::size_t(shared), stream_>>>(kernel);
+    check(cudaGetLastError(), "kernel launch");
+  }
+
+ private:
+  /// Once per kernel: above 48 KiB a kernel has to ask.
+  template <Kernel K> static void allow_shared(int shared) {
+    static thread_local int allowed = 0;
+    if (shared <= allowed) return;
+    check(cudaFuncSetAttribute(enter<K>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
+          "cudaFuncSetAttribute(shared memory)");
+    allowed = shared;
+  }
+
+  cudaStream_t stream_ = nullptr;
+  void* scratch_ = nullptr;
+};
+
+static_assert(Stream<DeviceStream>);
+
+}  // namespace ctrain::cuda

@@ -1,0 +1,202 @@
+/// \file  Device kernels of the update: gradient norm, clip factor, loss scale, AdamW.   floor 5: backend
+#pragma once
+
+#include <ctrain/backend/calls.hpp>
+#include <ctrain/backend/cuda/block.hpp>
+#include <ctrain/backend/cuda/elementwise.hpp>
+#include <ctrain/backend/math/adamw.hpp>
+#include <ctrain/backend/math/sum_of_squares.hpp>
+
+#include <cmath>
+
+namespace ctrain::cuda {
+
+// vocabulary --------------------------------------------------------------------------------------
+
+/// What a step decides on the device, so that no host waits for the norm. All zero at start but
+/// `loss_scale`.
+struct UpdateState {
+  double sum_of_squares = 0;       // of all gradients
+  float gradient_factor = 0;       // of every gradient; 0: not finite, the update does nothing
+  float loss_scale = 1;            // what the loss was multiplied by
+  std::int32_t good_steps = 0;     // since the loss scale last changed
+  std::int32_t skipped_steps = 0;  // in all
+};
+
+/// How the loss scale moves: halved after a step that is not finite, doubled after
+/// `growth_interval` good ones (Micikevicius et al., arXiv 1710.03740). growth_interval 0: it
+/// stays.
+struct LossScaleRule {
+  std::int32_t growth_interval = 0;
+  float largest = 65536;
+};
+
+// functions ---------------------------------------------------------------------------------------
+
+/// The factor for gradients that are sums over sentences, `mean` = 1 / sentences: the mean's norm
+/// is clipped to `clip` (0: no clipping). 0 where the norm is not finite.
+CTRAIN_HOST_DEVICE inline float gradient_factor(double sum_of_squares, float loss_scale, float mean,
+                                                float clip) {
+  const double scale = double(mean) / double(loss_scale);
+  const double norm = std::sqrt(sum_of_squares) * scale;
+  if (!(norm <= 1.7976931348623157e308)) return 0;
+  const double bound = clip > 0 ? double(clip) / (norm + 1e-6) : 1.0;
+  return float(scale * (bound < 1.0 ? bound : 1.0));
+}
+
+/// The loss scale and its counters after a step.
+CTRAIN_HOST_DEVICE inline void move_loss_scale(UpdateState& state, const LossScaleRule& rule) {
+  const bool good = state.gradient_factor != 0;
+  state.skipped_steps += good ? 0 : 1;
+  state.good_steps = good ? state.good_steps + 1 : 0;
+  if (rule.growth_interval == 0) return;
+  if (!good) {
+    state.loss_scale *= 0.5f;
+  } else if (state.good_steps == rule.growth_interval) {
+    state.good_steps = 0;
+    if (state.loss_scale < rule.largest) state.loss_scale *= 2;
+  }
+}
+
+// kernels -----------------------------------------------------------------------------------------
+
+/// One block per chunk of backend/math/sum_of_squares.hpp, with its very bits: the block fetches,
+/// 16 threads add, each its running sum in order. The sums' latency is hidden by other blocks.
+template <int Group> struct SumSquaresChunks {
+  static constexpr int threads = 128;
+  static constexpr int tile = 2048;
+  double* partial;  // (chunks)
+  const float* values;
+  std::int64_t count;
+
+  std::int64_t blocks() const { return ceil_divide(count, squares_chunk); }
+  int shared_bytes() const {
+    return squares_lanes * int(sizeof(double)) + tile * int(sizeof(float));
+  }
+
+  template <Block B> CTRAIN_HOST_DEVICE void operator()(B& block) const {
+    auto* lanes = reinterpret_cast<double*>(block.shared());
+    auto* fetched = reinterpret_cast<float*>(lanes + squares_lanes);
+    const std::int64_t first = block.index() * squares_chunk;
+    const int length = int(count - first < squares_chunk ? count - first : squares_chunk);
+    double sum = 0;
+    for (int start = 0; start < length; start += tile) {
+      const int here = length - start < tile ? length - start : tile;
+      fetch(block.thread(), fetched, values + first + start, here);
+      block.sync();
+      if (block.thread() < squares_lanes)
+        for (int i = block.thread(); i < here; i += squares_lanes)
+          sum += double(fetched[i]) * double(fetched[i]);
+      block.sync();
+    }
+    if (block.thread() < squares_lanes) lanes[block.thread()] = sum;
+    block.sync();
+    if (block.thread() == 0) partial[block.index()] = fold_squares(lanes);
+  }
+
+ private:
+  CTRAIN_HOST_DEVICE static void fetch(int thread, float* to, const float* from, int here) {
+    for (int i = thread * Group; i < here; i += threads * Group)
+      if (i + Group <= here)
+        store(to + i, load<Group>(from + i));
+      else
+        for (int j = i; j < here; ++j) to[j] = from[j];
+  }
+};
+
+/// *sum += the chunks, in order: one thread.
+struct FoldSquares {
+  static constexpr int threads = 32;
+  double* sum;
+  const double* partial;
+  std::int64_t chunks;
+
+  std::int64_t blocks() const { return 1; }
+  template <Block B> CTRAIN_HOST_DEVICE void operator()(B& block) const {
+    if (block.thread() != 0) return;
+    double total = *sum;
+    for (std::int64_t i = 0; i < chunks; ++i) total += partial[i];
+    *sum = total;
+  }
+};
+
+/// Turns the sum of squares into the gradient's factor; then the loss scale moves.
+struct DecideUpdate {
+  static constexpr int threads = 32;
+  UpdateState* state;
+  LossScaleRule rule;
+  float mean, clip;
+
+  std::int64_t blocks() const { return 1; }
+  template <Block B> CTRAIN_HOST_DEVICE void operator()(B& block) const {
+    if (block.thread() != 0) return;
+    state->gradient_factor = gradient_factor(state->sum_of_squares, state->loss_scale, mean, clip);
+    move_loss_scale(*state, rule);
+  }
+};
+
+/// One pass: 28 bytes an element. `state` null: the call's own gradient_scale; otherwise the factor
+/// decided on the device, and nothing at all where that is 0.
+template <OptimizerKind Kind> struct AdamWOp {
+  AdamWUpdate call;
+  AdamWFactors factors;
+  const UpdateState* state;
+
+  template <int N> CTRAIN_HOST_DEVICE void at(std::int64_t i) const {
+    AdamWFactors by = factors;
+    if (state != nullptr) {
+      if (state->gradient_factor == 0) return;
+      by.gradient_scale *= state->gradient_factor;
+    }
+    Values<N> w = load<N>(call.weight + i), m = load<N>(call.first_moment + i),
+              v = load<N>(call.second_moment + i);
+    const Values<N> g = load<N>(call.gradient + i);
+    for (int j = 0; j < N; ++j) {
+      const AdamWElement<float> after =
+          adamw<Kind>(AdamWElement<float>{w[j], m[j], v[j]}, g[j], by);
+      w[j] = after.weight, m[j] = after.first_moment, v[j] = after.second_moment;
+    }
+    store(call.weight + i, w);
+    store(call.first_moment + i, m);
+    store(call.second_moment + i, v);
+  }
+};
+
+// calls -------------------------------------------------------------------------------------------
+
+template <Stream S> void compute(const SumOfSquares& call, S& stream) {
+  const std::int64_t chunks = ceil_divide(call.count, squares_chunk);
+  double* partial = stream.template scratch<double>(chunks);
+  if (rows_allow_groups(4, 0, call.values))
+    stream.launch(SumSquaresChunks<4>{partial, call.values, call.count});
+  else
+    stream.launch(SumSquaresChunks<1>{partial, call.values, call.count});
+  stream.launch(FoldSquares{call.sum, partial, chunks});
+}
+
+/// AdamW with the factor decided on the device, or, with state null, as the call says.
+template <Stream S>
+void update(const AdamWUpdate& call, S& stream, const UpdateState* state = nullptr) {
+  const AdamWFactors factors = adamw_factors(call);
+  const auto run = [&](const auto& op) {
+    each_element<4>(stream, op, call.count, call.weight, call.first_moment, call.second_moment,
+                    call.gradient);
+  };
+  if (call.kind == OptimizerKind::adamw_torch)
+    run(AdamWOp<OptimizerKind::adamw_torch>{call, factors, state});
+  else
+    run(AdamWOp<OptimizerKind::adamw_hugging_face>{call, factors, state});
+}
+
+template <Stream S> void compute(const AdamWUpdate& call, S& stream) {
+  update(call, stream);
+}
+
+/// A kernel that only decides; see UpdateState.
+template <Stream S>
+void decide_update(S& stream, UpdateState* state, const LossScaleRule& rule, float mean,
+                   float clip) {
+  stream.launch(DecideUpdate{state, rule, mean, clip});
+}
+
+}  // namespace ctrain::cuda

@@ -1,0 +1,95 @@
+// Kernels of the update against the reference, and the decisions that a device makes alone.
+#pragma once
+
+#include "emulated.hpp"
+
+namespace emulation {
+
+using namespace ctrain;
+
+/// Bits equal the reference's: the tree is the same.
+inline void sum_of_squares_agrees() {
+  for (const int count : {1, 15, 2047, 2049, 65536, 65536 + 777})
+    for (const int shift : {0, 1}) {
+      oracle::Random random(8);
+      Buffer<float> values(random.values<float>(std::size_t(count)), shift);
+      const auto sum = [&](auto& backend) {
+        double result = 3;
+        backend.run(SumOfSquares{&result, values.data(), count});
+        return result;
+      };
+      CpuReference reference;
+      Emulated emulated;
+      CHECK(sum(emulated) == sum(reference));
+      kernels_run().merge(emulated.stream.names);
+    }
+}
+
+inline AdamWUpdate adamw_call(OptimizerKind kind) {
+  AdamWUpdate call;
+  call.kind = kind;
+  call.learning_rate = 1e-3f, call.beta1 = 0.9f, call.beta2 = 0.999f, call.epsilon = 1e-8f;
+  call.weight_decay = 0.1f, call.gradient_scale = 0.5f, call.t = 3;
+  return call;
+}
+
+inline void adamw_agrees() {
+  for (const OptimizerKind kind : {OptimizerKind::adamw_torch, OptimizerKind::adamw_hugging_face})
+    for (const int count : {1, 6, 1030})
+      for (const int shift : {0, 1}) {
+        oracle::Random random(9);
+        const auto size = std::size_t(count);
+        const Floats w = random.values<float>(size), m = random.values<float>(size);
+        Floats v = random.values<float>(size);
+        for (float& x : v) x *= x;
+        Buffer<float> g(random.values<float>(size), shift);
+        agrees(
+            [&](auto& backend) {
+              Buffer<float> weight(w, shift), first(m, shift), second(v, shift);
+              AdamWUpdate call = adamw_call(kind);
+              call.weight = weight.data(), call.first_moment = first.data();
+              call.second_moment = second.data(), call.gradient = g.data(), call.count = count;
+              backend.run(call);
+              return std::vector<Floats>{weight.floats(), first.floats(), second.floats()};
+            },
+            {1e-6, 1e-6, 1e-6});
+      }
+}
+
+/// The device's factor is the host's mean times clip; a step that is not finite changes nothing and
+/// halves the loss scale; good ones double it.
+inline void decisions_agree() {
+  Stream stream;
+  cuda::UpdateState state;
+  const auto decide = [&](double squares, cuda::LossScaleRule rule, float mean, float clip) {
+    state.sum_of_squares = squares;
+    cuda::decide_update(stream, &state, rule, mean, clip);
+    return state.gradient_factor;
+  };
+  CHECK(decide(4.0, {}, 0.25f, 0.0f) == 0.25f);
+  CHECK(decide(4.0, {}, 0.25f, 1.0f) == 0.25f);  // norm 0.5: no clipping
+  CHECK(decide(64.0, {}, 0.25f, 1.0f) == Approx(0.25 * 0.5));
+  state.loss_scale = 1024;
+  CHECK(decide(64.0 * 1024 * 1024, {}, 0.25f, 1.0f) == Approx(0.25 * 0.5 / 1024));
+  CHECK(state.skipped_steps == 0);
+  for (const double bad : {std::nan(""), double(INFINITY)}) {
+    state.loss_scale = 1024, state.skipped_steps = 0;
+    CHECK(decide(bad, {.growth_interval = 2}, 0.25f, 1.0f) == 0.0f);
+    CHECK(state.loss_scale == 512);
+    CHECK(state.skipped_steps == 1);
+    Floats weight{1, 2, 3, 4, 5}, first = weight, second = weight, gradient(5, float(bad));
+    AdamWUpdate call = adamw_call(OptimizerKind::adamw_torch);
+    call.weight = weight.data(), call.first_moment = first.data();
+    call.second_moment = second.data(), call.gradient = gradient.data(), call.count = 5;
+    cuda::update(call, stream, &state);
+    CHECK(weight == Floats{1, 2, 3, 4, 5});
+    CHECK(second == weight);
+  }
+  decide(1.0, {.growth_interval = 2}, 1.0f, 0.0f);
+  CHECK(state.loss_scale == 512);
+  decide(1.0, {.growth_interval = 2}, 1.0f, 0.0f);
+  CHECK(state.loss_scale == 1024);
+  kernels_run().merge(stream.names);
+}
+
+}  // namespace emulation
