@@ -24,6 +24,8 @@ concept HasCpuProduct = requires(const Call& call, cpu::Products& products) {
 /// Models Backend. Not for two threads at once: give each its own. Results do not depend on the
 /// number of workers where Products::ignores_thread_count().
 struct Cpu {
+  using LinearShape = cpu::LinearShape;
+
   /// `workers`: threads of every call. `library_bf16` false: bf16 products without oneDNN, as on a
   /// machine without AVX512_BF16.
   explicit Cpu(int workers = omp_get_max_threads(),

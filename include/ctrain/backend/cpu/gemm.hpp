@@ -74,7 +74,8 @@ inline Blocking blocking_of(const dnnl::memory::desc& desc) {
   const int group = pairs ? int(b.inner_blks[2]) : 1;
   const Blocking blocking{int(b.inner_blks[1]), int(b.inner_blks[0]) * group, group};
   const int depth = int(d.dims[0]), width = int(d.dims[1]);
-  const bool dense = blocking.fits(width, depth) &&
+  const bool known = pairs ? packs<bf16>(blocking) : packs<float>(blocking);
+  const bool dense = known && blocking.fits(width, depth) &&
                      b.strides[0] == std::int64_t(blocking.columns) * blocking.depth &&
                      b.strides[1] == std::int64_t(blocking.columns) * depth;
   return dense ? blocking : Blocking{};

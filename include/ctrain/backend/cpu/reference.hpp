@@ -21,6 +21,7 @@
 #endif
 
 #include <algorithm>
+#include <cstring>
 
 namespace ctrain::reference {
 
@@ -283,6 +284,8 @@ struct CpuReference {
       std::copy_n(call.d_first + s * call.hidden, call.hidden,
                   call.dx + std::int64_t(call.batch.first_row[s]) * call.hidden);
   }
+
+  void run(const Clear& call) { std::memset(call.at, 0, std::size_t(call.size)); }
 
   void run(const TanhForward& call) {
     for (std::int64_t i = 0; i < std::int64_t(call.rows) * call.cols; ++i)

@@ -48,6 +48,10 @@ void map_rows(const Threads& threads, To* y, const From* x, int rows, int column
   });
 }
 
+inline void compute(const Clear& call, const Threads&) {
+  std::memset(call.at, 0, std::size_t(call.size));
+}
+
 // embedding --------------------------------------------------------------------------------------
 
 inline void compute(const EmbedForward& call, const Threads& threads) {

@@ -156,6 +156,61 @@ CTRAIN_INLINE void store(bf16* to, Lanes a, Some some) {
   for (int i = 0; i < some.count; ++i) to[i] = copy[i];
 }
 
+/// Two of the four 128 bits of a, then two of b: 0x88 takes numbers 0 and 2, 0xDD 1 and 3.
+template <int Selection> CTRAIN_INLINE __m512 quarters(__m512 a, __m512 b) {
+  return _mm512_maskz_shuffle_f32x4(0xffff, a, b, Selection);
+}
+
+/// Lane j of rows[i] becomes lane i of rows[j].
+CTRAIN_INLINE void transpose(Lanes (&rows)[width]) {
+  __m512 quads[4][4];  // [i][j]: in its 128 bits L, column 4 L + j of rows 4 i to 4 i + 3
+  for (int i = 0; i < 4; ++i) {
+    const Lanes* r = rows + 4 * i;
+    const auto low = [](Lanes a, Lanes b) {
+      return _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xffff, a.value, b.value));
+    };
+    const auto high = [](Lanes a, Lanes b) {
+      return _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xffff, a.value, b.value));
+    };
+    const __m512d low01 = low(r[0], r[1]), low23 = low(r[2], r[3]);
+    const __m512d high01 = high(r[0], r[1]), high23 = high(r[2], r[3]);
+    quads[i][0] = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xff, low01, low23));
+    quads[i][1] = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xff, low01, low23));
+    quads[i][2] = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xff, high01, high23));
+    quads[i][3] = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xff, high01, high23));
+  }
+  for (int j = 0; j < 4; ++j) {
+    const __m512 even01 = quarters<0x88>(quads[0][j], quads[1][j]);
+    const __m512 even23 = quarters<0x88>(quads[2][j], quads[3][j]);
+    const __m512 odd01 = quarters<0xDD>(quads[0][j], quads[1][j]);
+    const __m512 odd23 = quarters<0xDD>(quads[2][j], quads[3][j]);
+    rows[j] = quarters<0x88>(even01, even23);
+    rows[4 + j] = quarters<0x88>(odd01, odd23);
+    rows[8 + j] = quarters<0xDD>(even01, even23);
+    rows[12 + j] = quarters<0xDD>(odd01, odd23);
+  }
+}
+
+/// Stores past the caches, for what is not read again soon; `to` is 64-byte aligned. Others see it
+/// after end_streaming().
+CTRAIN_INLINE void stream(float* to, Lanes a) {
+  _mm512_stream_ps(to, a.value);
+}
+/// to[2 i] = bf16(even lane i), to[2 i + 1] = bf16(odd lane i).
+CTRAIN_INLINE void stream_pairs(bf16* to, Lanes even, Lanes odd) {
+  const __m512i low = _mm512_maskz_cvtepu16_epi32(0xffff, narrow(even));
+  const __m512i high = _mm512_maskz_cvtepu16_epi32(0xffff, narrow(odd));
+  const __m512i pairs = _mm512_or_si512(low, _mm512_maskz_slli_epi32(0xffff, high, 16));
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), pairs);
+}
+CTRAIN_INLINE void end_streaming() {
+  _mm_sfence();
+}
+/// Asks for the cache line at `from`, which may lie outside any object.
+CTRAIN_INLINE void prefetch(const float* from) {
+  _mm_prefetch(reinterpret_cast<const char*>(from), _MM_HINT_T0);
+}
+
 /// Lane i is the sum of the lanes of rows[i].
 CTRAIN_INLINE Lanes sums(const Lanes (&rows)[width]) {
   __m512 pairs[8], quads[4];
@@ -170,8 +225,7 @@ CTRAIN_INLINE Lanes sums(const Lanes (&rows)[width]) {
                              _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xff, a, b)));
   }
   const auto fold = [](__m512 a, __m512 b) {
-    return _mm512_add_ps(_mm512_maskz_shuffle_f32x4(0xffff, a, b, 0x88),
-                         _mm512_maskz_shuffle_f32x4(0xffff, a, b, 0xDD));
+    return _mm512_add_ps(quarters<0x88>(a, b), quarters<0xDD>(a, b));
   };
   return fold(fold(quads[0], quads[1]), fold(quads[2], quads[3]));
 }
@@ -307,6 +361,29 @@ template <class T, class Count> CTRAIN_INLINE Lanes load(const T* from, Count so
 template <class T, class Count> CTRAIN_INLINE void store(T* to, const Lanes& a, Count some) {
   for (int i = 0; i < some.count; ++i) to[i] = T(a.at[i]);
 }
+
+/// Lane j of rows[i] becomes lane i of rows[j].
+CTRAIN_INLINE void transpose(Lanes (&rows)[width]) {
+  for (int i = 0; i < width; ++i)
+    for (int j = 0; j < i; ++j) {
+      const float below = rows[i].at[j];
+      rows[i].at[j] = rows[j].at[i];
+      rows[j].at[i] = below;
+    }
+}
+
+CTRAIN_INLINE void stream(float* to, const Lanes& a) {
+  store(to, a, All{});
+}
+/// to[2 i] = bf16(even lane i), to[2 i + 1] = bf16(odd lane i).
+CTRAIN_INLINE void stream_pairs(bf16* to, const Lanes& even, const Lanes& odd) {
+  for (int i = 0; i < width; ++i) {
+    to[2 * i] = bf16(even.at[i]);
+    to[2 * i + 1] = bf16(odd.at[i]);
+  }
+}
+CTRAIN_INLINE void end_streaming() {}
+CTRAIN_INLINE void prefetch(const float*) {}
 
 /// Lane i is the sum of the lanes of rows[i].
 CTRAIN_INLINE Lanes sums(const Lanes (&rows)[width]) {
