@@ -47,8 +47,8 @@ CTRAIN_INLINE void load_tile(simd::Lanes (&rows)[simd::width], const float* from
 }
 
 /// Copies a matrix into blocks: element (k, n) of the (depth, width) operand is from[k * depth_step
-/// + n * column_step]; one of the steps is 1. Needs by.fits(width, depth), packs<T>(by), and `to`
-/// aligned to 64 bytes. Blocks are visited along the rows of `from`.
+/// + n * column_step]; one of the steps is 1. Needs by.fits(width, depth) and packs<T>(by). Blocks
+/// are visited along the rows of `from`.
 template <class T>
 void pack(T* to, const float* from, std::int64_t depth_step, std::int64_t column_step, int depth,
           int width, Blocking by, const Threads& threads) {

@@ -191,17 +191,22 @@ CTRAIN_INLINE void transpose(Lanes (&rows)[width]) {
   }
 }
 
-/// Stores past the caches, for what is not read again soon; `to` is 64-byte aligned. Others see it
-/// after end_streaming().
+/// Stores past the caches where `to` is aligned to 64 bytes: for what is not read again soon.
+/// Others see it after end_streaming().
+CTRAIN_INLINE void stream(void* to, __m512i bits) {
+  if (reinterpret_cast<std::uintptr_t>(to) % 64 == 0)
+    _mm512_stream_si512(static_cast<__m512i*>(to), bits);
+  else
+    _mm512_storeu_si512(to, bits);
+}
 CTRAIN_INLINE void stream(float* to, Lanes a) {
-  _mm512_stream_ps(to, a.value);
+  stream(to, _mm512_castps_si512(a.value));
 }
 /// to[2 i] = bf16(even lane i), to[2 i + 1] = bf16(odd lane i).
 CTRAIN_INLINE void stream_pairs(bf16* to, Lanes even, Lanes odd) {
   const __m512i low = _mm512_maskz_cvtepu16_epi32(0xffff, narrow(even));
   const __m512i high = _mm512_maskz_cvtepu16_epi32(0xffff, narrow(odd));
-  const __m512i pairs = _mm512_or_si512(low, _mm512_maskz_slli_epi32(0xffff, high, 16));
-  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), pairs);
+  stream(to, _mm512_or_si512(low, _mm512_maskz_slli_epi32(0xffff, high, 16)));
 }
 CTRAIN_INLINE void end_streaming() {
   _mm_sfence();
