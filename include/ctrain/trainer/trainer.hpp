@@ -7,6 +7,7 @@
 #include <ctrain/policy/rules.hpp>
 #include <ctrain/trainer/initialize.hpp>
 #include <ctrain/trainer/memory_map.hpp>
+#include <ctrain/trainer/one_rank.hpp>
 #include <ctrain/trainer/step.hpp>
 
 #include <cstdint>
@@ -39,6 +40,7 @@ template <class P> struct Verified {
   static_assert(sizeof(typename std::conditional_t<ValidPolicy<P>, plan_check<P>,
                                                    std::type_identity<int>>::type),
                 "the plan fits the device");
+  static_assert(sizeof(rule::a_trainer_is_one_rank<P::policy.parallel.ranks()>));
 };
 
 /// Weights, gradients and optimizer state of P's model in one arena, and the step that trains them.
@@ -51,6 +53,7 @@ template <HasPolicy P, Backend B = Cpu> class Trainer : Verified<P> {
   /// Takes the arena. Weights are new ones drawn from `seed`; optimizer state is zero.
   explicit Trainer(std::uint64_t seed = P::policy.seed) : step_(backend_, map_) {
     for (const NamedTensor& t : tensors()) initialize(t, seed);
+    prepare_products();
     weights_changed();
   }
   Trainer(const Trainer&) = delete;
@@ -87,6 +90,32 @@ template <HasPolicy P, Backend B = Cpu> class Trainer : Verified<P> {
   Arena& arena() { return map_.arena(); }
 
  private:
+  /// Lets a backend that prepares its products per shape do so now, for every shape a step can ask
+  /// for.
+  void prepare_products() {
+    if constexpr (requires { backend_.template prepare_shapes<float>({}, {}); }) {
+      using Shapes = std::vector<typename B::LinearShape>;
+      constexpr bool packed = copies_of_weights(P::policy) == 2;
+      const auto of = [](const Program& program, bool in_blocks) {
+        Shapes shapes;
+        for (const Op& op : program.ops)
+          if (op.kind == OpKind::linear) shapes.push_back({op.out, op.in, in_blocks});
+        return shapes;
+      };
+      const auto steps = [](int step, int most) {
+        std::vector<int> rows;
+        for (int r = step; r < most; r += step) rows.push_back(r);
+        rows.push_back(most);
+        return rows;
+      };
+      const Batch& batch = policy.batch;
+      backend_.template prepare_shapes<typename MemoryMap<P>::Compute>(
+          of(graph.forward_block, packed), steps(batch.row_step(), batch.rows()));
+      backend_.template prepare_shapes<float>(of(graph.forward_head, false),
+                                              steps(16, batch.sentence_bound()));
+    }
+  }
+
   MemoryMap<P> map_;
   B backend_;
   Step<P, B> step_;

@@ -1,0 +1,12 @@
+// The twin of tensor_ranks_divide_feed_forward.cpp: it compiles.
+#include <ctrain/policy/presets.hpp>
+#include <ctrain/policy/rules.hpp>
+
+struct Split {
+  static constexpr ctrain::Policy policy{.model = {.feed_forward = 8224},
+                                         .batch = {.packed_tokens = 2048},
+                                         .parallel = {.tensor = 2},
+                                         .device = ctrain::a100_40gb};
+};
+
+static_assert(sizeof(ctrain::CheckPolicy<Split>));

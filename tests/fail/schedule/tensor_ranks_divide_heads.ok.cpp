@@ -1,0 +1,10 @@
+// The twin of tensor_ranks_divide_heads.cpp: it compiles.
+#include <ctrain/policy/presets.hpp>
+#include <ctrain/policy/rules.hpp>
+
+struct Split {
+  static constexpr ctrain::Policy policy{
+      .batch = {.packed_tokens = 2048}, .parallel = {.tensor = 8}, .device = ctrain::a100_40gb};
+};
+
+static_assert(sizeof(ctrain::CheckPolicy<Split>));
