@@ -5,9 +5,7 @@
 #include <ctrain/memory/plan.hpp>
 #include <ctrain/memory/proof.hpp>
 #include <ctrain/policy/policy.hpp>
-#include <ctrain/policy/rules.hpp>
 
-#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -188,20 +186,5 @@ template <class P> struct PlanOf {
   template <class Size> struct batch_and_runtime : parameters<say::gib<plan.parameters.size>> {};
   using check = batch_and_runtime<say::gib<plan.batch.size + plan.runtime>>;
 };
-
-/// The verdict on the plan of a valid policy.
-template <class P> struct CheckPlan : PlanOf<P>::check {};
-
-/// Instantiating it checks a policy: every rule it breaks is an error of its own; one that breaks
-/// none is planned, the plan is proved, and a plan that does not fit is an error with its table. An
-/// invalid policy is not planned, since such a plan would say nothing.
-template <HasPolicy P>
-struct Check : std::conditional_t<ValidPolicy<P>, CheckPlan<P>, CheckPolicy<P>> {};
-
-/// True, or a compile error: static_assert(ctrain::check<Mine>()). (The check stands in a default
-/// argument, because clang reports a faulty function body twice.)
-template <HasPolicy P> constexpr bool check(std::size_t = sizeof(Check<P>)) {
-  return true;
-}
 
 }  // namespace ctrain

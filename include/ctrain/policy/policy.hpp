@@ -26,6 +26,11 @@ struct Batch {
   constexpr int row_step() const {
     return packed() ? int(round_up(packed_tokens / 16 > 0 ? packed_tokens / 16 : 1, 16)) : rows();
   }
+  /// The head's products take one row a sentence, in steps of 16.
+  constexpr int filled_sentences(int count) const {
+    const int filled = int(round_up(count, 16));
+    return filled < sentence_bound() ? filled : sentence_bound();
+  }
   constexpr int sentence_bound() const {
     return sentences > 0 || !packed() ? sentences : (packed_tokens + 15) / 16;
   }

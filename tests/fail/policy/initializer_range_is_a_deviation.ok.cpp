@@ -1,0 +1,8 @@
+#include <ctrain/check.hpp>
+
+struct Mended {
+  static constexpr ctrain::Policy policy{.model = {.initializer_range = 0.02f},
+                                         .batch = {.packed_tokens = 2048},
+                                         .device = ctrain::a100_40gb};
+};
+static_assert(ctrain::check<Mended>());

@@ -1,0 +1,8 @@
+// ERRORS: 1
+// EXPECT: error: .*invalid policy: a policy is named by a struct\. Give the struct a member, static constexpr ctrain::Policy policy\{\.\.\.\};
+#include <ctrain/check.hpp>
+
+struct Nothing {
+  static constexpr int batch = 2048;
+};
+static_assert(ctrain::check<Nothing>());

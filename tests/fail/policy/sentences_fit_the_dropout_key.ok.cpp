@@ -1,0 +1,7 @@
+#include <ctrain/check.hpp>
+
+struct Mended {
+  static constexpr ctrain::Policy policy{.batch = {.packed_tokens = 2048, .accumulation = 65536},
+                                         .device = ctrain::a100_40gb};
+};
+static_assert(ctrain::check<Mended>());
