@@ -6,32 +6,33 @@
 
 namespace ctrain {
 
-/// A backend owns threads or a stream and whatever its libraries prepare per shape, never memory that
-/// a step uses. Every overload of run() is listed here, and only here.
+/// A backend owns threads or a stream and whatever its libraries prepare per shape, never memory
+/// that a step uses. Every overload of run() is listed here, and only here.
 template <class B, class T>
-concept RunsComputeType = requires(
-    B& backend, const LayerNormForward<T>& a, const LayerNormBackward<T>& b,
-    const DropoutAddForward<T>& c, const DropoutAddBackward<T>& d, const CastForward<T>& e,
-    const CastBackward<T>& f, const GeluForward<T>& g, const GeluBackward<T>& h,
-    const PrepareWeight<T>& i, const LinearForward<T>& j, const LinearBackwardInput<T, T>& k,
-    const LinearBackwardInput<T, float>& l, const LinearBackwardWeight<T>& m,
-    const AttentionForward<T>& n, const AttentionBackward<T>& o) {
+concept RunsComputeType = requires(B& backend, const LayerNormForward<T>& a,
+                                   const LayerNormBackward<T>& b, const DropoutAddForward<T>& c,
+                                   const DropoutAddBackward<T>& d, const CastForward<T>& e,
+                                   const CastBackward<T>& f, const GeluForward<T>& g,
+                                   const GeluBackward<T>& h, const PrepareWeight<T>& i,
+                                   const LinearForward<T>& j, const LinearBackwardInput<T, T>& k,
+                                   const LinearBackwardInput<T, float>& l,
+                                   const LinearBackwardWeight<T>& m, const AttentionForward<T>& n,
+                                   const AttentionBackward<T>& o) {
   backend.run(a), backend.run(b), backend.run(c), backend.run(d), backend.run(e), backend.run(f);
   backend.run(g), backend.run(h), backend.run(i), backend.run(j), backend.run(k), backend.run(l);
   backend.run(m), backend.run(n), backend.run(o);
 };
 
 template <class B>
-concept Backend =
-    RunsComputeType<B, float> && RunsComputeType<B, bf16> &&
+concept Backend = RunsComputeType<B, float> && RunsComputeType<B, bf16> &&
     requires(B& backend, const EmbedForward& a, const EmbedBackward& b, const DropoutForward& c,
              const SelectFirstForward& d, const SelectFirstBackward& e, const TanhForward& f,
              const TanhBackward& g, const CrossEntropyForward& h, const CrossEntropyBackward& i,
-             const SumOfSquares& j, const AdamWUpdate& k) {
-      backend.run(a), backend.run(b), backend.run(c), backend.run(d), backend.run(e);
-      backend.run(f), backend.run(g), backend.run(h), backend.run(i), backend.run(j);
-      backend.run(k);
-      { backend.workers() };  // how many workspaces it may use at once
-    };
+             const SumOfSquares& j, const AdamWUpdate& k, const Clear& l) {
+  backend.run(a), backend.run(b), backend.run(c), backend.run(d), backend.run(e);
+  backend.run(f), backend.run(g), backend.run(h), backend.run(i), backend.run(j);
+  backend.run(k), backend.run(l);
+  {backend.workers()};  // how many workspaces it may use at once
+};
 
 }  // namespace ctrain

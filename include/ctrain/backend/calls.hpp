@@ -16,6 +16,12 @@ namespace ctrain {
 // set, which adds to what stands there. Pointers to outputs and inputs are distinct except where a
 // comment allows it. The result of a call does not depend on the number of threads.
 
+/// Zeroes `size` bytes.
+struct Clear {
+  void* at = nullptr;
+  std::int64_t size = 0;
+};
+
 // embedding --------------------------------------------------------------------------------------
 
 /// x[r] = word[id[r]] + token_type[type[r]] + position[position[r]]  (Hugging Face, section

@@ -173,10 +173,19 @@ template <HasPolicy P, Backend B> class Dispatch {
     w.in = op.in;
     return w;
   }
+  /// Products take whole shapes: the head's rows, one a sentence, are filled up with zeros.
+  template <class U> int filled_rows(Operand x, int layer, const MicroBatch& m) {
+    if (graph.tensors[x.tensor].rows == Rows::tokens) return m.batch.rows;
+    const int rows = m.batch.sentences, all = P::policy.batch.filled_sentences(rows);
+    const std::int64_t width = cols(x);
+    backend_.run(
+        Clear{at<U>(x, layer) + rows * width, (all - rows) * width * std::int64_t(sizeof(U))});
+    return all;
+  }
   template <class U> void linear(const Op& op, Segment segment, int layer, const MicroBatch& m) {
     backend_.run(LinearForward<U>{at<U>(op.outputs[0], layer), at<U>(op.inputs[0], layer),
                                   operand<U>(op, segment, layer), weight(op.bias, layer),
-                                  rows(op.inputs[0], m)});
+                                  filled_rows<U>(op.inputs[0], layer, m)});
   }
   void linear_backward_input(const Op& op, Segment segment, int layer, const MicroBatch& m) {
     if (!is_compute(op.inputs[0]))
@@ -188,12 +197,13 @@ template <HasPolicy P, Backend B> class Dispatch {
   void linear_backward_input_as(const Op& op, Segment segment, int layer, const MicroBatch& m) {
     backend_.run(LinearBackwardInput<U, DX>{
         at<DX>(op.outputs[0], layer), at<U>(op.inputs[0], layer), operand<U>(op, segment, layer),
-        rows(op.inputs[0], m), op.accumulate_input});
+        filled_rows<U>(op.inputs[0], layer, m), op.accumulate_input});
   }
   template <class U> void linear_backward_weight(const Op& op, int layer, const MicroBatch& m) {
     backend_.run(LinearBackwardWeight<U>{gradient(op.parameter, layer), gradient(op.bias, layer),
                                          at<U>(op.inputs[0], layer), at<U>(op.inputs[1], layer),
-                                         rows(op.inputs[0], m), op.out, op.in, m.accumulate});
+                                         filled_rows<U>(op.inputs[0], layer, m), op.out, op.in,
+                                         m.accumulate});
   }
   void attention(const Op& op, int layer, const MicroBatch& m) {
     backend_.run(AttentionForward<T>{
