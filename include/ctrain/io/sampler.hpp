@@ -131,8 +131,8 @@ class Sampler {
 
   /// Writes the next micro-batch into the buffers of `batch`; false, and nothing written, when the
   /// epoch is over. `first_ordinal` is the number of sentences in the earlier micro-batches of the
-  /// same optimizer step. The buffers hold the policy's bounds; `rows` becomes a multiple of 16 or
-  /// the bound itself.
+  /// same optimizer step. The buffers hold the policy's bounds; `rows` becomes a multiple
+  /// of the shape's row_step(), or the bound itself.
   bool fill(BatchView& batch, std::uint32_t first_ordinal = 0) {
     if (position_.batch >= total_) return false;
     const std::int64_t end = next_cut(order_, share_.rank, position_.sample);
@@ -269,7 +269,8 @@ class Sampler {
 
   /// Zeroes rows after the last sentence up to a shape that products are prepared for.
   void fill_up(BatchView& batch) const {
-    const auto rows = std::int32_t(std::min(round_up(batch.rows, shape_.row_step()), std::int64_t{shape_.rows()}));
+    const auto rows = std::int32_t(
+        std::min(round_up(batch.rows, shape_.row_step()), std::int64_t{shape_.rows()}));
     const auto zero = [&](auto* column) { std::fill(column + batch.rows, column + rows, 0); };
     zero(batch.token_ids);
     zero(batch.token_types);

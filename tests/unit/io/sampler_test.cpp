@@ -135,6 +135,26 @@ TEST_CASE("io.sampler.a_packed_batch_lies_end_to_end_and_is_rounded_to_16_rows")
   CHECK_FALSE(sampler.fill(out.view));
 }
 
+TEST_CASE("io.sampler.rows_are_rounded_to_a_step_of_the_shape") {
+  const Batch shape{.packed_tokens = 1024, .length = 64};  // steps of 64 rows
+  const Dataset data = data_of({40, 25});
+  Sampler sampler(data, shape);
+  Buffers out(shape);
+  REQUIRE(sampler.fill(out.view));
+  CHECK(out.view.rows == 128);
+  CHECK(out.first_row[2] == 65);
+  CHECK(out.token_ids[127] == 0);
+  CHECK(out.token_ids[128] == -7);
+}
+
+TEST_CASE("io.sampler.another_seed_takes_over") {
+  const Dataset data = varied(50);
+  Sampler sampler(data, packed, 1);
+  Sampler other(data, packed, 2);
+  sampler.start({}, 2);
+  CHECK(order_of(sampler, packed) == order_of(other, packed));
+}
+
 TEST_CASE("io.sampler.without_a_seed_the_order_is_the_files") {
   const Dataset data = varied(50);
   Sampler sampler(data, packed);
@@ -185,7 +205,7 @@ TEST_CASE("io.sampler.the_shuffle_is_even") {
 TEST_CASE("io.sampler.the_number_of_batches_is_known_in_advance") {
   const Dataset data = varied(200);
   for (const Batch& shape :
-       {packed, Batch{.sentences = 7, .length = 40}, Batch{.packed_tokens = 200, .length = 64}}) {
+       {packed, Batch{.sentences = 7, .length = 40}, Batch{.packed_tokens = 1000, .length = 64}}) {
     Sampler sampler(data, shape, 7);
     Buffers out(shape);
     for (std::int64_t epoch = 0; epoch < 3; ++epoch) {
@@ -198,7 +218,7 @@ TEST_CASE("io.sampler.the_number_of_batches_is_known_in_advance") {
         CHECK(sampler.position().batch == count);
         CHECK(out.view.rows <= shape.rows());
         CHECK(out.view.sentences <= shape.sentence_bound());
-        CHECK((out.view.rows % 16 == 0 || out.view.rows == shape.rows()));
+        CHECK((out.view.rows % shape.row_step() == 0 || out.view.rows == shape.rows()));
       }
       CHECK(count == known);
     }
