@@ -285,7 +285,7 @@ struct CpuReference {
                   call.dx + std::int64_t(call.batch.first_row[s]) * call.hidden);
   }
 
-  void run(const Clear& call) { std::memset(call.at, 0, std::size_t(call.size)); }
+  void run(const Clear& call) { std::fill_n(static_cast<char*>(call.at), call.size, char(0)); }
 
   void run(const TanhForward& call) {
     for (std::int64_t i = 0; i < std::int64_t(call.rows) * call.cols; ++i)

@@ -48,8 +48,12 @@ void map_rows(const Threads& threads, To* y, const From* x, int rows, int column
   });
 }
 
-inline void compute(const Clear& call, const Threads&) {
-  std::memset(call.at, 0, std::size_t(call.size));
+inline void compute(const Clear& call, const Threads& threads) {
+  constexpr std::int64_t piece = 1 << 20;  // bytes
+  threads.each((call.size + piece - 1) / piece, call.size / 4, [&](std::int64_t i) {
+    const std::int64_t size = std::min(piece, call.size - i * piece);
+    std::memset(static_cast<char*>(call.at) + i * piece, 0, std::size_t(size));
+  });
 }
 
 // embedding --------------------------------------------------------------------------------------
