@@ -8,19 +8,20 @@ namespace ctrain {
 /// Pointers into the batch buffers of the arena. A row is one token. Sentence s owns the rows
 /// [first_row[s], first_row[s + 1]); the first `lengths[s]` of them are real tokens, the rest (only
 /// in a padded batch) are padding: padding rows query, but are never keys. Rows from
-/// first_row[sentences] up to `rows` belong to no sentence: their token id, type and position are 0,
-/// attention gives them 0, and their gradients are 0.
+/// first_row[sentences] up to `rows` belong to no sentence: their token id, type and position are
+/// 0, attention gives them 0, and their gradients are 0.
 struct BatchView {
   std::int32_t* token_ids = nullptr;    // (rows)
   std::int32_t* token_types = nullptr;  // (rows)
   std::int32_t* positions = nullptr;    // (rows)
-  std::uint32_t* row_keys = nullptr;    // (rows)      the dropout identity of a token: sentence ordinal
-                                        //             in the global batch * 512 + position
-  std::int32_t* first_row = nullptr;    // (sentences + 1)
-  std::int32_t* lengths = nullptr;      // (sentences) real tokens
-  std::int32_t* labels = nullptr;       // (sentences) class index; -1: no label, counts in no loss
-  std::int32_t rows = 0;                // rows that are computed, at most the policy's bound
-  std::int32_t sentences = 0;           // at most the policy's bound
+  std::uint32_t* row_keys =
+      nullptr;  // (rows)      the dropout identity of a token: sentence ordinal
+                //             in the global batch * 512 + position
+  std::int32_t* first_row = nullptr;  // (sentences + 1)
+  std::int32_t* lengths = nullptr;    // (sentences) real tokens
+  std::int32_t* labels = nullptr;     // (sentences) class index; -1: no label, counts in no loss
+  std::int32_t rows = 0;              // rows that are computed, at most the policy's bound
+  std::int32_t sentences = 0;         // at most the policy's bound
 };
 
 }  // namespace ctrain
