@@ -8,6 +8,7 @@
 #include <ctrain/trainer/checkpoint_rules.hpp>
 #include <ctrain/trainer/trainer.hpp>
 
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
@@ -33,6 +34,7 @@ struct RunState {
   SamplerPosition sampler;
   std::map<std::string, double> metrics;  // latest value of each, for the checkpoint rules
   std::int64_t validated_step = -1;       // step of the latest validation; -1: none yet
+  std::vector<std::string> labels;        // names of the classes, in their order
   CheckpointState kept;
 };
 
@@ -68,6 +70,7 @@ inline nlohmann::json to_json(const RunState& s) {
            {{"epoch", s.sampler.epoch}, {"batch", s.sampler.batch}, {"sample", s.sampler.sample}}},
           {"metrics", metrics},
           {"validated_step", s.validated_step},
+          {"labels", s.labels},
           {"kept",
            {{"directory", s.kept.directory},
             {"checkpoints", kept},
@@ -83,6 +86,7 @@ inline RunState from_json(const nlohmann::json& j) {
   s.sampler = {sampler.at("epoch"), sampler.at("batch"), sampler.at("sample")};
   for (const auto& [name, value] : j.at("metrics").items()) s.metrics[name] = number_from(value);
   s.validated_step = j.at("validated_step");
+  s.labels = j.at("labels");
   const nlohmann::json& kept = j.at("kept");
   s.kept.directory = kept.at("directory");
   for (const nlohmann::json& k : kept.at("checkpoints")) s.kept.kept.push_back(kept_from(k));
@@ -92,6 +96,17 @@ inline RunState from_json(const nlohmann::json& j) {
 }
 
 }  // namespace checkpoint
+
+/// Throws Error, naming the first weight that is not finite: such a model replaces no good one.
+/// `step` is how many steps are done.
+inline void require_finite(const std::vector<NamedTensor>& tensors, std::int64_t step) {
+  for (const NamedTensor& t : tensors)
+    for (std::int64_t i = 0; i < t.count; ++i)
+      if (!std::isfinite(t.weight[i]))
+        throw Error(fmt::format("step {}", step), "weight " + t.name + " is not a finite number",
+                    "Lower the learning rate and resume from the last checkpoint, which is "
+                    "unharmed, or use other weights");
+}
 
 /// The weights as tensors to write.
 inline std::vector<TensorToSave> weights_to_save(const std::vector<NamedTensor>& tensors) {

@@ -19,6 +19,9 @@
 #include <ctrain/trainer/progress_counts.hpp>
 #include <ctrain/trainer/trainer.hpp>
 
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
@@ -32,6 +35,7 @@
 #include <vector>
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 namespace ctrain {
 
@@ -89,6 +93,30 @@ inline std::string vocabulary_path(const Flags& flags) {
   return (std::filesystem::path(folder) / "vocab.txt").string();
 }
 
+/// Names of the classes for config.json: the raw labels.
+inline std::vector<std::string> label_names(const LabelMap& labels) {
+  std::vector<std::string> names;
+  for (const RawLabel& raw : labels.labels())
+    names.push_back(std::holds_alternative<std::string>(raw) ? std::get<std::string>(raw)
+                                                             : to_json(raw));
+  return names;
+}
+
+/// Classes are numbered as the training file shows them first, as in the original script; but
+/// weights that were trained on the same labels keep their order.
+inline LabelMap label_map(const ExampleFile& train, const Flags& flags, int classes) {
+  LabelMap labels(train, classes);
+  if (flags.pretrained_model_path.empty()) return labels;
+  const std::filesystem::path config =
+      std::filesystem::path(flags.pretrained_model_path) / "config.json";
+  const std::vector<std::string> names = label_names(labels), trained = read_config(config).labels;
+  if (!std::ranges::is_permutation(names, trained)) return labels;
+  std::vector<RawLabel> ordered;
+  for (const std::string& name : trained)
+    ordered.push_back(labels.raw(int(std::ranges::find(names, name) - names.begin())));
+  return {ordered, config.string()};
+}
+
 /// Reads and encodes train, validation and test files. Throws Error for the first fault.
 inline RunData read_data(const Flags& flags, const ModelShape& model) {
   const std::filesystem::path folder = flags.data_dir;
@@ -101,20 +129,26 @@ inline RunData read_data(const Flags& flags, const ModelShape& model) {
   const ExampleFile train = read(flags.train_data, Labels::required);
   const ExampleFile validation = read(flags.valid_data, Labels::required);
   const ExampleFile test = read(flags.test_data, Labels::optional);
-  LabelMap labels(train, model.labels);
+  const LabelMap labels = label_map(train, flags, model.labels);
   const int length = int(*flags.max_length);
   return {vocabulary, labels, encode_examples(train, tokenizer, &labels, length),
           encode_examples(validation, tokenizer, &labels, length),
           encode_examples(test, tokenizer, nullptr, length)};
 }
 
-/// Names of the classes for config.json: the raw labels.
-inline std::vector<std::string> label_names(const LabelMap& labels) {
-  std::vector<std::string> names;
-  for (const RawLabel& raw : labels.labels())
-    names.push_back(std::holds_alternative<std::string>(raw) ? std::get<std::string>(raw)
-                                                             : to_json(raw));
-  return names;
+// outputs ----------------------------------------------------------------------------------------
+
+/// Creates the folder that a flag names where there is none. Throws Error unless this user may
+/// write in it.
+inline void require_folder(const std::string& flag, const std::filesystem::path& folder) {
+  std::error_code failure;
+  std::filesystem::create_directories(folder, failure);
+  if (!failure && ::access(folder.c_str(), W_OK) != 0)
+    failure = std::error_code(errno, std::generic_category());
+  if (failure)
+    throw Error("flag --" + flag,
+                "cannot write into " + folder.string() + " (" + failure.message() + ")",
+                "Make it a folder that this user may write into, or name another one");
 }
 
 // the run ----------------------------------------------------------------------------------------
@@ -135,7 +169,7 @@ template <HasPolicy P, Backend B> class FineTuning {
     load_weights_or_draw();
     if (!flags_.ckpt_path.empty()) resume();
     schedule_ = learning_rate();
-    create_checkpoint_folder();
+    prepare_outputs();
     log_.emplace(flags_.default_root_dir, settings(flags_));
     peak_ = cpu::measured_peak(policy.compute_type(), trainer_.backend().workers());
     announce();
@@ -167,6 +201,12 @@ template <HasPolicy P, Backend B> class FineTuning {
 
   void resume() {
     const RunState state = load_checkpoint(flags_.ckpt_path, trainer_.tensors());
+    if (state.labels != label_names(data_.labels))
+      throw Error(
+          flags_.ckpt_path,
+          fmt::format("its classes are the labels {}, those of this run {}",
+                      fmt::join(state.labels, ", "), fmt::join(label_names(data_.labels), ", ")),
+          "Resume with the training file that the checkpoint was made with");
     trainer_.weights_changed();
     if (const std::string warning = rules_.restore(state.kept); !warning.empty())
       fmt::print("{}\n", warning);
@@ -208,13 +248,14 @@ template <HasPolicy P, Backend B> class FineTuning {
                      .end = as_written(policy.schedule.end)});
   }
 
-  void create_checkpoint_folder() const {
-    std::error_code failure;
-    std::filesystem::create_directories(flags_.dirpath, failure);
-    if (failure)
-      throw Error("flag --dirpath",
-                  "cannot create " + flags_.dirpath + " (" + failure.message() + ")",
-                  "Make it writable for this user, or name another folder");
+  /// Whatever cannot be written is found now, not after the last epoch.
+  void prepare_outputs() const {
+    require_folder("dirpath", flags_.dirpath);
+    require_folder("output_save_path", folder_of(flags_.output_save_path));
+    if (std::filesystem::is_directory(flags_.output_save_path))
+      throw Error("flag --output_save_path", flags_.output_save_path + " is a directory",
+                  "Name a file for the predictions");
+    if (!flags_.export_path.empty()) require_folder("export_path", flags_.export_path);
   }
 
   void announce() const {
@@ -325,6 +366,7 @@ template <HasPolicy P, Backend B> class FineTuning {
                  .total = batches_per_epoch(samples, flags_.valid_batchsize)};
     const double start = steady_seconds();
     while (sampler.position().sample < samples && trainer_.step().evaluate(sampler, e.result)) {
+      require_finite_outputs();
       const auto predicted = trainer_.step().predictions();
       for (std::size_t s = 0; s < predicted.size(); ++s) {
         const auto sample = std::size_t(sampler.latest()[s]);
@@ -338,6 +380,16 @@ template <HasPolicy P, Backend B> class FineTuning {
     }
     log_->display().finish(ProgressRow::nested);
     return e;
+  }
+
+  /// The largest of outputs that are not numbers would still name a class.
+  void require_finite_outputs() {
+    if (std::ranges::all_of(trainer_.step().logits(), [](float x) { return std::isfinite(x); }))
+      return;
+    require_finite(trainer_.tensors(), step_);
+    throw Error(fmt::format("step {}", step_),
+                "the outputs of the model are not finite numbers, though its weights are",
+                "Use other weights: these overflow in " + *flags_.precision);
   }
 
   void sanity_check() {
@@ -389,8 +441,10 @@ template <HasPolicy P, Backend B> class FineTuning {
          .metrics = metrics_},
         [&](const std::string& name) { return std::filesystem::exists(folder / name); });
     if (!actions.warning.empty()) log_->display().print(actions.warning);
-    if (!actions.save.empty())
+    if (!actions.save.empty()) {
+      require_finite(trainer_.tensors(), step_);
       save_checkpoint(folder / actions.save, trainer_.tensors(), state(), flags_.save_weights_only);
+    }
     std::error_code ignored;
     if (!actions.remove.empty()) std::filesystem::remove(folder / actions.remove, ignored);
   }
@@ -401,6 +455,7 @@ template <HasPolicy P, Backend B> class FineTuning {
             .sampler = sampler_.position(),
             .metrics = metrics_,
             .validated_step = validated_step_,
+            .labels = label_names(data_.labels),
             .kept = rules_.state()};
   }
 
@@ -414,6 +469,7 @@ template <HasPolicy P, Backend B> class FineTuning {
   }
 
   void export_model() {
+    require_finite(trainer_.tensors(), step_);
     save_hugging_face(flags_.export_path,
                       hugging_face_config(policy.model, label_names(data_.labels)),
                       data_.vocabulary, weights_to_save(trainer_.tensors()));
