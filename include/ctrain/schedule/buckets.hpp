@@ -1,0 +1,119 @@
+/// \file  Which parameters a rank has, in which buckets they travel, and its share of each state.   floor 4: schedule
+#pragma once
+
+#include <ctrain/model/parameters.hpp>
+#include <ctrain/policy/policy.hpp>
+#include <ctrain/schedule/grid.hpp>
+
+#include <cstdint>
+#include <string_view>
+
+namespace ctrain {
+
+// vocabulary -------------------------------------------------------------------------------------
+
+/// Bytes of one element on the wire or in memory. Gradients and parameters travel in binary32,
+/// which is also what the step computes them in; other payloads are for comparing with the figures
+/// of others. `state` is all that an optimizer keeps (AdamW: two moments).
+struct ElementBytes {
+  int parameter = 4, gradient = 4, state = 8;
+};
+
+/// Consecutive units of the model (unit 0 is the embedding, then one per block, then the head)
+/// whose gradients are reduced together and whose parameters are gathered together. `elements` are
+/// padded so that every data rank has an equal shard.
+struct Bucket {
+  int first = 0, units = 0;
+  std::int64_t elements = 0;
+
+  constexpr bool has(int unit) const { return unit >= first && unit < first + units; }
+};
+
+/// Deeper models put more blocks into a bucket, so that tables do not grow with depth.
+inline constexpr int most_buckets = 64;
+
+/// What all ranks of one pipeline stage hold. Bucket 0 is what backward finishes first.
+struct StageLayout {
+  int stage = 0;
+  int first = 0, units = 0;
+  Table<Bucket, most_buckets> buckets;
+
+  constexpr int bucket_of(int unit) const {
+    int i = 0;
+    while (i + 1 < buckets.size && !buckets.rows[i].has(unit)) ++i;
+    return i;
+  }
+  constexpr std::int64_t elements() const {
+    std::int64_t sum = 0;
+    for (int i = 0; i < buckets.size; ++i) sum += buckets.rows[i].elements;
+    return sum;
+  }
+};
+
+/// Bytes of model states that one rank holds.
+struct StateShares {
+  bytes parameters = 0, gradients = 0, optimizer = 0;
+  constexpr bytes total() const { return parameters + gradients + optimizer; }
+};
+
+// functions --------------------------------------------------------------------------------------
+
+/// Elements of a parameter that one of `tensor` ranks holds: rows of the word table, of query, key,
+/// value and the first feed-forward matrix with their biases; columns of the two output matrices;
+/// all of anything else.
+constexpr std::int64_t elements_on_rank(const Parameter& p, int tensor) {
+  for (const std::string_view split :
+       {"word_embeddings.weight", "self.query.", "self.key.", "self.value.", "intermediate.dense.",
+        "attention.output.dense.weight"})
+    if (p.name.find(split) != std::string_view::npos) return p.elements() / tensor;
+  if (p.name == "output.dense.weight") return p.elements() / tensor;
+  return p.elements();
+}
+
+/// Elements of one unit on one rank, each tensor aligned as in the flat vector.
+constexpr std::int64_t unit_elements(const ParameterTable& t, Segment segment, int tensor) {
+  std::int64_t sum = 0;
+  for (int i = 0; i < t.rows.size; ++i)
+    if (t.rows.rows[i].segment == segment)
+      sum += round_up(elements_on_rank(t.rows.rows[i], tensor), 16);
+  return sum;
+}
+
+/// Blocks are dealt evenly; the first stage also has the embedding and the last one the head.
+/// Buckets fill from the head down, in whole units, until each has at least `bucket` bytes.
+constexpr StageLayout stage_layout(const ParameterTable& t, const Grid& grid, bytes bucket,
+                                   ElementBytes size, int stage) {
+  const int blocks = t.layers / grid.pipeline;
+  const bool head = stage == grid.pipeline - 1;
+  StageLayout layout{.stage = stage,
+                     .first = stage == 0 ? 0 : 1 + stage * blocks,
+                     .units = blocks + (stage == 0) + head,
+                     .buckets = {}};
+  const std::int64_t embedding_size = unit_elements(t, Segment::embedding, grid.tensor),
+                     block_size = unit_elements(t, Segment::block, grid.tensor),
+                     head_size = unit_elements(t, Segment::head, grid.tensor);
+  const int least_units = (layout.units + most_buckets - 1) / most_buckets;
+  Bucket open;
+  for (int unit = layout.first + layout.units - 1; unit >= layout.first; --unit) {
+    open.first = unit;
+    ++open.units;
+    open.elements += unit == 0 ? embedding_size : unit == t.layers + 1 ? head_size : block_size;
+    const bool full = open.elements * size.gradient >= bucket && open.units >= least_units;
+    if (!full && unit > layout.first) continue;
+    open.elements = round_up(open.elements, 16 * grid.data);
+    layout.buckets.add(open);
+    open = {};
+  }
+  return layout;
+}
+
+/// What a rank of that stage holds (arXiv 1910.02054, section 5), shards rounded up.
+constexpr StateShares state_shares(const StageLayout& layout, const Grid& grid, int zero_stage,
+                                   ElementBytes size) {
+  const std::int64_t all = layout.elements(), shard = all / grid.data;
+  return {.parameters = (zero_stage >= 3 ? shard : all) * size.parameter,
+          .gradients = (zero_stage >= 2 ? shard : all) * size.gradient,
+          .optimizer = (zero_stage >= 1 ? shard : all) * size.state};
+}
+
+}  // namespace ctrain

@@ -1,0 +1,187 @@
+/// \file  Records of a schedule: what each rank does in one optimizer step, in order.   floor 4: schedule
+#pragma once
+
+#include <ctrain/core/hash.hpp>
+#include <ctrain/core/table.hpp>
+#include <ctrain/core/units.hpp>
+#include <ctrain/policy/policy.hpp>
+#include <ctrain/schedule/buckets.hpp>
+#include <ctrain/schedule/grid.hpp>
+
+#include <cstdint>
+
+namespace ctrain {
+
+// vocabulary -------------------------------------------------------------------------------------
+
+/// `compute` ends before the next event starts. `collective`, `send` and `receive` only start:
+/// what they touch belongs to them until a `wait` names them. Those of one group, and those of one
+/// direction of one pair of stages, happen in the order in which they were started. `acquire` takes
+/// a buffer, whose content is then undefined; `release` gives it back.
+enum class EventKind : std::uint8_t { compute, collective, send, receive, wait, acquire, release };
+
+/// What a compute event computes. `backward` is `backward_input` and `backward_weight` at once.
+/// `clear` zeroes gradients, `accumulate` adds a reduced shard to the shard that a rank keeps,
+/// `norm` takes the square sums of a rank's gradients, `update` is the optimizer.
+enum class Work : std::uint8_t {
+  forward,
+  backward,
+  backward_input,
+  backward_weight,
+  clear,
+  accumulate,
+  norm,
+  update
+};
+
+enum class Collective : std::uint8_t { all_reduce, reduce_scatter, all_gather };
+
+/// Kinds of memory. The first five are indexed by bucket and stay; the others are buffers,
+/// `gathered` and `reducing` of one bucket, `activations` and `stream_*` of one micro-batch. A
+/// rank's shard of `gradients` and `parameters` (stages 0 to 2) is a part of them; in stage 3
+/// `parameter_shard` is all that stays.
+enum class Store : std::uint8_t {
+  nothing,
+  parameters,
+  parameter_shard,
+  gradients,
+  gradient_shard,
+  norms,        // one square sum per rank
+  gathered,     // stage 3: a bucket's parameters while they are needed
+  reducing,     // stages 2 and 3: a bucket's gradients until they are reduced
+  activations,  // of a micro-batch between its forward and its backward
+  stream_in,    // rows that a stage takes from the one before
+  stream_out,   // rows that it hands on
+  d_stream_in,  // their gradients, from the stage after
+  d_stream_out  // and to the one before
+};
+inline constexpr int store_kinds = 13;
+inline constexpr int most_places = 64;  // of one kind
+
+/// Bytes that nothing else overlaps.
+struct Place {
+  Store store = Store::nothing;
+  std::int16_t index = 0;
+  friend constexpr bool operator==(const Place&, const Place&) = default;
+};
+
+/// One row of a table. `first` and `count` are units in a compute event (for clear, accumulate,
+/// norm and update: buckets), a bucket and 1 in a collective. `micro` counts from the first
+/// iteration of the section.
+struct Event {
+  EventKind kind = EventKind::compute;
+  Work work = Work::forward;
+  Collective collective = Collective::all_reduce;
+  Group group = Group::data;
+  Place from{}, to{};
+  std::int16_t first = 0, count = 0;
+  std::int16_t slot = -1;  // activations(slot) of forward and backward
+  std::int16_t peer = -1;  // the pipeline stage at the other end
+  std::int32_t micro = 0;
+  std::int32_t awaited = -1;  // index of the event that a wait is for
+  bytes size = 0;             // whole payload: of a collective the unsharded bucket
+
+  constexpr bool starts_transfer() const {
+    return kind == EventKind::collective || kind == EventKind::send || kind == EventKind::receive;
+  }
+  friend constexpr bool operator==(const Event&, const Event&) = default;
+};
+
+/// A run of events that is walked `repeats` times, with all transfers ended between iterations.
+struct Section {
+  int first = 0, size = 0;
+  int repeats = 1;
+  friend constexpr bool operator==(const Section&, const Section&) = default;
+};
+
+/// What a rank walks in one optimizer step.
+template <int Capacity> struct StageTable {
+  Table<Event, Capacity> events;
+  Table<Section, 4> sections;
+};
+
+/// Numbers that a schedule is built from.
+struct Split {
+  Grid grid{};
+  Zero zero{};
+  PipelineOrder order = PipelineOrder::one_forward_one_backward;
+  bool sequence = false;
+  int layers = 1;
+  int micro_batches = 1;
+  ElementBytes size{};
+  bytes stream = 0;  // what a stage hands on: rows x hidden in binary32, a tensor rank's part
+
+  /// Buffers that stage 3 gathers into, and those that stages 2 and 3 reduce from.
+  constexpr int gather_buffers() const { return zero.prefetch + 1; }
+  static constexpr int reduce_buffers = 2;
+  static constexpr int d_stream_buffers = 2;
+  /// Micro-batches whose activations stage `stage` keeps at once. In ZB-H1 a stage keeps those
+  /// whose gradients of weights are still to come as well.
+  constexpr int slots(int stage) const {
+    const int ahead = order == PipelineOrder::zero_bubble ? grid.pipeline : grid.pipeline - stage;
+    return ahead < micro_batches ? ahead : micro_batches;
+  }
+  /// The group whose square sums make the global norm, and whether there is more than one sum.
+  constexpr Group norm_group() const { return zero.stage == 0 ? Group::model : Group::world; }
+  constexpr bool gathers_norm() const { return grid.size(norm_group()) > 1; }
+};
+
+/// One step of all ranks. Ranks of one stage walk the same table; they differ in the shard they own
+/// and in whom their groups consist of, which follows from their coordinates.
+template <int Stages, int Capacity> struct Schedule {
+  Split split;
+  StageLayout layouts[Stages]{};
+  StageTable<Capacity> tables[Stages]{};
+};
+
+// functions --------------------------------------------------------------------------------------
+
+/// One data rank has nothing to share, whatever the stage of ZeRO.
+constexpr Split split_of(const Policy& p) {
+  const bool sequence = p.parallel.sequence;
+  Zero zero = p.zero;
+  if (p.parallel.data == 1) zero.stage = 0;
+  return {
+      .grid = grid_of(p.parallel),
+      .zero = zero,
+      .order = p.parallel.order,
+      .sequence = sequence,
+      .layers = p.model.layers,
+      .micro_batches = p.batch.accumulation,
+      .size = {},
+      .stream = bytes{4} * p.batch.rows() * p.model.hidden / (sequence ? p.parallel.tensor : 1)};
+}
+
+constexpr void add(Hash& h, const Event& e) {
+  h.add(std::uint64_t(e.kind) | std::uint64_t(e.work) << 8 | std::uint64_t(e.collective) << 16 |
+        std::uint64_t(e.group) << 24 | std::uint64_t(e.from.store) << 32 |
+        std::uint64_t(e.to.store) << 40);
+  h.add(std::uint64_t(std::uint16_t(e.from.index)) |
+        std::uint64_t(std::uint16_t(e.to.index)) << 16 |
+        std::uint64_t(std::uint16_t(e.first)) << 32 | std::uint64_t(std::uint16_t(e.count)) << 48);
+  h.add(std::uint64_t(std::uint16_t(e.slot)) | std::uint64_t(std::uint16_t(e.peer)) << 16 |
+        std::uint64_t(std::uint32_t(e.micro)) << 32);
+  h.add(std::uint32_t(e.awaited));
+  h.add(std::uint64_t(e.size));
+}
+
+/// Fingerprint of everything a rank will do. Ranks compare it when they start. Found at run time:
+/// a hash of thousands of rows is no work for a compiler.
+template <int Stages, int Capacity>
+constexpr std::uint64_t hash_of(const Schedule<Stages, Capacity>& s) {
+  Hash h;
+  for (const int number :
+       {s.split.grid.data, s.split.grid.tensor, s.split.grid.pipeline, s.split.zero.stage,
+        s.split.micro_batches, s.split.layers, int(s.split.sequence)})
+    h.add(std::uint64_t(number));
+  for (const StageTable<Capacity>& table : s.tables) {
+    for (const Section& section : table.sections)
+      h.add(std::uint64_t(section.first))
+          .add(std::uint64_t(section.size))
+          .add(std::uint64_t(section.repeats));
+    for (const Event& e : table.events) add(h, e);
+  }
+  return h.value;
+}
+
+}  // namespace ctrain
