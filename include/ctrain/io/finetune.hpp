@@ -171,7 +171,7 @@ template <HasPolicy P, Backend B> class FineTuning {
     schedule_ = learning_rate();
     prepare_outputs();
     log_.emplace(flags_.default_root_dir, settings(flags_));
-    peak_ = cpu::measured_peak(policy.compute_type(), trainer_.backend().workers());
+    measure_peak();
     announce();
   }
 
@@ -412,6 +412,7 @@ template <HasPolicy P, Backend B> class FineTuning {
     const Evaluation e =
         evaluate(data_.validation, validation_description, data_.validation.size());
     validated_step_ = step_;
+    measure_peak();
     metrics_["val_loss"] = e.result.loss();
     metrics_["val_acc"] = e.matrix.accuracy();
     metrics_["val_f1"] = policy.model.labels == 2 ? e.matrix.f1(1) : e.matrix.macro_f1();
