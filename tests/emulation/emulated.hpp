@@ -2,6 +2,7 @@
 // a comparison with the reference.
 #pragma once
 
+#include <ctrain/backend/cuda/attention.hpp>
 #include <ctrain/backend/cuda/column_sums.hpp>
 #include <ctrain/backend/cuda/dropout.hpp>
 #include <ctrain/backend/cuda/elementwise.hpp>

@@ -1,4 +1,9 @@
 // Every CUDA kernel, emulated on a host, gives what the reference gives.
+#include <filesystem>
+#include <fstream>
+#include <regex>
+
+#include "attentions.hpp"
 #include "model_ends.hpp"
 #include "rows.hpp"
 #include "updates.hpp"
@@ -19,6 +24,10 @@ TEMPLATE_TEST_CASE("cuda.emulated.casts_and_gelu_agree", "", float, bf16) {
 
 TEMPLATE_TEST_CASE("cuda.emulated.bias_gradients_agree", "", float, bf16) {
   emulation::bias_gradient_agrees<TestType>();
+}
+
+TEMPLATE_TEST_CASE("cuda.emulated.attention_agrees", "", float, bf16) {
+  emulation::attention_agrees<TestType>();
 }
 
 TEST_CASE("cuda.emulated.tanh_agrees") {
@@ -43,4 +52,46 @@ TEST_CASE("cuda.emulated.adamw_agrees") {
 
 TEST_CASE("cuda.emulated.clip_and_loss_scale_are_decided_right") {
   emulation::decisions_agree();
+}
+
+namespace {
+
+/// Names of the kernels in a header: structs that say how many threads a block has.
+void add_kernels_of(const std::filesystem::path& header, std::set<std::string>& names) {
+  std::ifstream file(header);
+  std::string line, name;
+  while (std::getline(file, line)) {
+    std::smatch match;
+    if (std::regex_search(line, match, std::regex("^(?:template <.*> )?struct (\\w+)")))
+      name = match[1];
+    if (line.find("static constexpr int threads = ") != std::string::npos) names.insert(name);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("cuda.emulated.no_kernel_lacks_a_test") {
+  emulation::layer_norm_agrees<float>();
+  emulation::dropout_agrees<bf16>();
+  emulation::elements_agree<bf16>();
+  emulation::bias_gradient_agrees<bf16>();
+  emulation::attention_agrees<float>();
+  emulation::embedding_agrees();
+  emulation::head_agrees();
+  emulation::sum_of_squares_agrees();
+  emulation::decisions_agree();
+
+  std::set<std::string> kernels;
+  const std::filesystem::path source = CTRAIN_SOURCE_DIR;
+  for (const auto& header :
+       std::filesystem::directory_iterator(source / "include/ctrain/backend/cuda"))
+    add_kernels_of(header.path(), kernels);
+  // Not kernels themselves: what attention's kernels have in common.
+  kernels.erase("HeadTile");
+  kernels.erase("AttentionKernel");
+  CHECK(kernels.size() >= 18);
+  for (const std::string& kernel : kernels) {
+    INFO(kernel << " is in backend/cuda, but no emulated test runs it");
+    CHECK(emulation::kernels_run().count(kernel) == 1);
+  }
 }

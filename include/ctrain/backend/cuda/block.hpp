@@ -7,6 +7,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 namespace ctrain::cuda {
 
@@ -49,6 +50,20 @@ concept Stream = requires(S& stream, std::int64_t count) {
 
 template <class T> CTRAIN_HOST_DEVICE constexpr T ceil_divide(T a, T b) {
   return (a + b - 1) / b;
+}
+
+/// A number that is part of a type.
+template <int I> struct Index {
+  CTRAIN_HOST_DEVICE constexpr operator int() const { return I; }
+};
+
+/// body(0) ... body(N - 1), each number an Index: arrays indexed by it stay in registers even where
+/// a compiler would rather keep the loop.
+template <int N, class Body> CTRAIN_HOST_DEVICE CTRAIN_INLINE void unrolled(const Body& body) {
+  [&]<int... I>(std::integer_sequence<int, I...>) {
+    (body(Index<I>{}), ...);
+  }
+  (std::make_integer_sequence<int, N>{});
 }
 
 // groups of neighbouring elements -----------------------------------------------------------------

@@ -111,15 +111,15 @@ template <Stream S> void compute(const EmbedForward& call, S& stream) {
 template <Stream S> void compute(const EmbedBackward& call, S& stream) {
   const auto scatter = [&](float* table, int table_rows, const std::int32_t* ids, int skipped) {
     if (!call.accumulate) fill_zero(stream, table, std::int64_t{table_rows} * call.hidden);
-    const auto run = [&]<int Group>(std::integral_constant<int, Group>) {
+    const auto run = [&]<int Group>(Index<Group>) {
       stream.launch(ScatterRows<Group>{table, ids, call.dx,
                                        call.batch.first_row + call.batch.sentences, call.batch.rows,
                                        call.hidden, skipped});
     };
     if (rows_allow_groups(4, call.hidden, table, call.dx))
-      run(std::integral_constant<int, 4>{});
+      run(Index<4>{});
     else
-      run(std::integral_constant<int, 1>{});
+      run(Index<1>{});
   };
   scatter(call.d_word, call.vocabulary, call.batch.token_ids, 0);
   scatter(call.d_position, call.positions, call.batch.positions, -1);

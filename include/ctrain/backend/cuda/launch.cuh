@@ -62,7 +62,7 @@ static_assert(Block<DeviceBlock>);
 
 /// Every kernel of this library enters here.
 template <Kernel K>
-__global__ void __launch_bounds__(K::threads) enter(const __grid_constant__ K kernel) {
+__global__ void __launch_bounds__(K::threads, 1) enter(const __grid_constant__ K kernel) {
   DeviceBlock block;
   kernel(block);
 }

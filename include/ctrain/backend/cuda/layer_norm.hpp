@@ -138,7 +138,7 @@ template <class T, Stream S> void compute(const LayerNormBackward<T>& call, S& s
   const RowChunks chunks = RowChunks::of(call.rows);
   const std::int64_t step = std::int64_t{2} * call.hidden;
   float* partial = stream.template scratch<float>(chunks.count * step);
-  const auto run = [&]<int Group>(std::integral_constant<int, Group>) {
+  const auto run = [&]<int Group>(Index<Group>) {
     stream.launch(NormaliseParameterChunks<T, Group>{partial, call, chunks});
     stream.launch(
         FoldChunks{call.d_gain, partial, step, chunks.count, call.hidden, call.accumulate});
@@ -147,9 +147,9 @@ template <class T, Stream S> void compute(const LayerNormBackward<T>& call, S& s
     stream.launch(NormaliseRowsSlope<T, Group>{call});
   };
   if (rows_allow_groups(group_of<T>, call.hidden, call.dx, call.dy, call.x, call.gain))
-    run(std::integral_constant<int, group_of<T>>{});
+    run(Index<group_of<T>>{});
   else
-    run(std::integral_constant<int, 1>{});
+    run(Index<1>{});
 }
 
 }  // namespace ctrain::cuda
