@@ -21,7 +21,10 @@ struct Batch {
   int accumulation = 1;  // micro-batches in one optimizer step
 
   constexpr bool packed() const { return packed_tokens > 0; }
-  constexpr int rows() const { return packed() ? packed_tokens : sentences * length; }
+  /// (The product wraps where a rule forbids the batch anyway, so that the rule can say so.)
+  constexpr int rows() const {
+    return packed() ? packed_tokens : int(std::int64_t{sentences} * length);
+  }
   /// Computed rows are a multiple of this, or all: at most 16 shapes, which a backend can prepare.
   constexpr int row_step() const {
     return packed() ? int(round_up(packed_tokens / 16 > 0 ? packed_tokens / 16 : 1, 16)) : rows();

@@ -322,119 +322,62 @@ template <bool BucketIsPositive, int Prefetch> struct zero_buffers_are_bounded {
 /// True iff a policy breaks no rule. (A variable, because clang 14 stumbles over the policy of a
 /// misspelt field where a concept reads it.)
 template <class P>
-inline constexpr bool keeps_every_rule = model_sizes_are_positive<
-    P::policy.model.vocabulary, P::policy.model.layers, P::policy.model.hidden,
-    P::policy.model.heads,
-    P::policy.model.feed_forward>&& model_sizes_are_countable<P::policy.model.vocabulary,
-                                                              P::policy.model.layers,
-                                                              P::policy.model.hidden,
-                                                              P::policy.model.feed_forward,
-                                                              P::policy.model.labels>&&
-    heads_divide_hidden<P::policy.model.hidden, P::policy.model.heads>&& rows_are_whole_vectors<
-        P::policy.model.hidden, P::policy.model.head_size(),
-        P::policy.model
-            .feed_forward>&& a_head_tells_two_labels_apart<P::policy.model
-                                                               .labels>&& a_pair_has_two_token_types<P::policy
-                                                                                                         .model
-                                                                                                         .token_types>&&
-        positions_fit_the_dropout_key<P::policy.model.positions>&& length_is_within_positions<
-            P::policy.batch.length,
-            P::policy.model.positions>&& a_pair_fits_the_length<P::policy.batch.length>&&
-            a_padded_batch_has_sentences<P::policy.batch.packed_tokens, P::policy.batch.sentences>&& the_longest_sentence_fits_a_packed_batch<
-                P::policy.batch.packed_tokens,
-                P::policy.batch
-                    .length>&& packed_tokens_are_a_multiple_of_16<P::policy.batch.packed_tokens>&&
-                packed_sentences_fit_their_tokens<P::policy.batch.packed_tokens, P::policy.batch.sentences>&& a_micro_batch_is_countable<
-                    P::policy.batch.packed_tokens,
-                    P::policy.batch.packed()
-                        ? 0
-                        : P::policy.batch.sentences>&& accumulation_is_at_least_one<P::policy.batch
-                                                                                        .accumulation>&&
-                    sentences_fit_the_dropout_key<
-                        P::policy.batch.sentence_bound(),
-                        P::policy.batch
-                            .accumulation>&& dropout_keeps_something<millionths(P::policy.model.hidden_dropout),
-                                                                     millionths(P::policy.model.attention_dropout)>&&
-                        betas_are_below_one<
-                            millionths(P::policy.optimizer.beta1),
-                            millionths(P::policy.optimizer.beta2)>&&
-                            optimizer_numbers_are_not_negative<
-                                is_zero_or_more(P::policy.optimizer.learning_rate),
-                                is_positive(P::policy.optimizer.epsilon),
-                                is_zero_or_more(P::policy.optimizer.weight_decay),
-                                is_zero_or_more(
-                                    P::policy.optimizer
-                                        .clip)>&& warmup_is_a_share<millionths(P::policy.schedule.warmup)>&&
-                                polynomial_decay_goes_down<
-                                    P::policy.schedule.decay ==
-                                        Decay::polynomial,
-                                    (P::policy.schedule.end >= 0 &&
-                                     P::policy.schedule.end <
-                                         P::policy.optimizer
-                                             .learning_rate),
-                                    is_positive(
-                                        P::policy.schedule
-                                            .power)>&& layer_norm_epsilon_is_positive<is_positive(P::policy
-                                                                                                      .model
-                                                                                                      .layer_norm_epsilon)>&&
-                                    initializer_range_is_a_deviation<is_zero_or_more(
-                                        P::policy.model.initializer_range)>&&
-                                        the_device_has_memory<
-                                            (P::policy.device.memory > 0 &&
-                                             P::policy.device
-                                                     .reserved >= 0)>&&
-                                            a_host_has_workers<P::policy.device.kind ==
-                                                                   DeviceKind::
-                                                                       host,
-                                                               P::policy
-                                                                   .device.workers>&&
-                                                ranks_are_1_to_64<
-                                                    P::policy.parallel.data,
-                                                    P::policy.parallel.tensor,
-                                                    P::policy.parallel.pipeline>&&
-                                                    tensor_ranks_divide_heads<
-                                                        P::policy.model.heads,
-                                                        P::policy.parallel.tensor>&&
-                                                        tensor_ranks_divide_feed_forward<
-                                                            P::policy.model.feed_forward,
-                                                            P::policy.parallel.tensor>&&
-                                                            tensor_ranks_divide_vocabulary<
-                                                                P::policy.model.vocabulary,
-                                                                P::policy.parallel.tensor>&&
-                                                                sequence_parallel_needs_tensor_ranks<
-                                                                    P::policy.parallel.sequence,
-                                                                    P::policy.parallel.tensor>&&
-                                                                    tensor_ranks_divide_rows<
-                                                                        P::policy.parallel.sequence,
-                                                                        P::policy.batch.row_step(),
-                                                                        P::policy.parallel.tensor>&&
-                                                                        pipeline_stages_divide_layers<
-                                                                            P::policy.model.layers,
-                                                                            P::policy.parallel
-                                                                                .pipeline>&&
-                                                                            a_pipeline_has_at_most_64_micro_batches<
-                                                                                P::policy.parallel
-                                                                                    .pipeline,
-                                                                                P::policy.batch
-                                                                                    .accumulation>&&
-                                                                                zero_stage_is_0_to_3<
-                                                                                    P::policy.zero
-                                                                                        .stage>&&
-                                                                                    zero_stages_2_and_3_have_no_pipeline<
-                                                                                        P::policy
-                                                                                            .zero
-                                                                                            .stage,
-                                                                                        P::policy
-                                                                                            .parallel
-                                                                                            .pipeline>&&
-                                                                                        zero_buffers_are_bounded<
-                                                                                            (P::policy
-                                                                                                 .zero
-                                                                                                 .bucket >
-                                                                                             0),
-                                                                                            P::policy
-                                                                                                .zero
-                                                                                                .prefetch>;
+inline constexpr bool keeps_every_rule =
+    (model_sizes_are_positive<P::policy.model.vocabulary, P::policy.model.layers,
+                              P::policy.model.hidden, P::policy.model.heads,
+                              P::policy.model.feed_forward> &&
+     model_sizes_are_countable<P::policy.model.vocabulary, P::policy.model.layers,
+                               P::policy.model.hidden, P::policy.model.feed_forward,
+                               P::policy.model.labels> &&
+     heads_divide_hidden<P::policy.model.hidden, P::policy.model.heads> &&
+     rows_are_whole_vectors<P::policy.model.hidden, P::policy.model.head_size(),
+                            P::policy.model.feed_forward> &&
+     a_head_tells_two_labels_apart<P::policy.model.labels> &&
+     a_pair_has_two_token_types<P::policy.model.token_types> &&
+     positions_fit_the_dropout_key<P::policy.model.positions> &&
+     length_is_within_positions<P::policy.batch.length, P::policy.model.positions> &&
+     a_pair_fits_the_length<P::policy.batch.length> &&
+     a_padded_batch_has_sentences<P::policy.batch.packed_tokens, P::policy.batch.sentences> &&
+     the_longest_sentence_fits_a_packed_batch<P::policy.batch.packed_tokens,
+                                              P::policy.batch.length> &&
+     packed_tokens_are_a_multiple_of_16<P::policy.batch.packed_tokens> &&
+     packed_sentences_fit_their_tokens<P::policy.batch.packed_tokens, P::policy.batch.sentences> &&
+     a_micro_batch_is_countable<P::policy.batch.packed_tokens,
+                                (P::policy.batch.packed() ? 0 : P::policy.batch.sentences)> &&
+     accumulation_is_at_least_one<P::policy.batch.accumulation> &&
+     sentences_fit_the_dropout_key<P::policy.batch.sentence_bound(),
+                                   P::policy.batch.accumulation> &&
+     dropout_keeps_something<millionths(P::policy.model.hidden_dropout),
+                             millionths(P::policy.model.attention_dropout)> &&
+     betas_are_below_one<millionths(P::policy.optimizer.beta1),
+                         millionths(P::policy.optimizer.beta2)> &&
+     optimizer_numbers_are_not_negative<is_zero_or_more(P::policy.optimizer.learning_rate),
+                                        is_positive(P::policy.optimizer.epsilon),
+                                        is_zero_or_more(P::policy.optimizer.weight_decay),
+                                        is_zero_or_more(P::policy.optimizer.clip)> &&
+     warmup_is_a_share<millionths(P::policy.schedule.warmup)> &&
+     polynomial_decay_goes_down<P::policy.schedule.decay == Decay::polynomial,
+                                (P::policy.schedule.end >= 0 &&
+                                 P::policy.schedule.end < P::policy.optimizer.learning_rate),
+                                is_positive(P::policy.schedule.power)> &&
+     layer_norm_epsilon_is_positive<is_positive(P::policy.model.layer_norm_epsilon)> &&
+     initializer_range_is_a_deviation<is_zero_or_more(P::policy.model.initializer_range)> &&
+     the_device_has_memory<(P::policy.device.memory > 0 && P::policy.device.reserved >= 0)> &&
+     a_host_has_workers<P::policy.device.kind == DeviceKind::host, P::policy.device.workers> &&
+     ranks_are_1_to_64<P::policy.parallel.data, P::policy.parallel.tensor,
+                       P::policy.parallel.pipeline> &&
+     tensor_ranks_divide_heads<P::policy.model.heads, P::policy.parallel.tensor> &&
+     tensor_ranks_divide_feed_forward<P::policy.model.feed_forward, P::policy.parallel.tensor> &&
+     tensor_ranks_divide_vocabulary<P::policy.model.vocabulary, P::policy.parallel.tensor> &&
+     sequence_parallel_needs_tensor_ranks<P::policy.parallel.sequence, P::policy.parallel.tensor> &&
+     tensor_ranks_divide_rows<P::policy.parallel.sequence, P::policy.batch.row_step(),
+                              P::policy.parallel.tensor> &&
+     pipeline_stages_divide_layers<P::policy.model.layers, P::policy.parallel.pipeline> &&
+     a_pipeline_has_at_most_64_micro_batches<P::policy.parallel.pipeline,
+                                             P::policy.batch.accumulation> &&
+     zero_stage_is_0_to_3<P::policy.zero.stage> &&
+     zero_stages_2_and_3_have_no_pipeline<P::policy.zero.stage, P::policy.parallel.pipeline> &&
+     zero_buffers_are_bounded<(P::policy.zero.bucket > 0), P::policy.zero.prefetch>);
 
 /// A policy that breaks no rule.
 template <class P>
@@ -464,7 +407,7 @@ struct CheckPolicy
       rule::packed_sentences_fit_their_tokens<P::policy.batch.packed_tokens,
                                               P::policy.batch.sentences>,
       rule::a_micro_batch_is_countable<P::policy.batch.packed_tokens,
-                                       P::policy.batch.packed() ? 0 : P::policy.batch.sentences>,
+                                       (P::policy.batch.packed() ? 0 : P::policy.batch.sentences)>,
       rule::accumulation_is_at_least_one<P::policy.batch.accumulation>,
       rule::sentences_fit_the_dropout_key<P::policy.batch.sentence_bound(),
                                           P::policy.batch.accumulation>,

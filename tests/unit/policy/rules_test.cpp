@@ -1,0 +1,126 @@
+// Compiling this is the test: each rule broken once, and just kept. That each is one error with a
+// sentence is tested by tests/fail/policy.
+#include <ctrain/policy/presets.hpp>
+#include <ctrain/policy/rules.hpp>
+
+#include <catch2/catch.hpp>
+
+#include <limits>
+
+namespace {
+
+using namespace ctrain;
+
+/// A valid policy after a change, which is the type of a lambda.
+template <class Change> struct With {
+  static constexpr Policy changed() {
+    Policy p{.batch = {.packed_tokens = 2048}, .device = host_memory(64 * GiB)};
+    Change{}(p);
+    return p;
+  }
+  static constexpr Policy policy = changed();
+};
+template <class Change> inline constexpr bool valid = ValidPolicy<With<Change>>;
+constexpr float infinity = std::numeric_limits<float>::infinity();
+constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
+
+static_assert(valid<decltype([](Policy&) {})>);
+
+// the model
+static_assert(!valid<decltype([](Policy& p) { p.model.vocabulary = 0; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.layers = 0; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.hidden = -16; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.heads = 0; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.feed_forward = 0; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.vocabulary = 2147483647; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.layers = 4097; })>);
+static_assert(valid<decltype([](Policy& p) { p.model.layers = 4096; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.hidden = 131072; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.feed_forward = 524288; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.labels = 65537; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.heads = 7; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.heads = 256; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.feed_forward = 8200; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.hidden = 2056; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.labels = 1; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.token_types = 1; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.positions = 513; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.positions = 0; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.hidden_dropout = 1; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.attention_dropout = -0.1f; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.attention_dropout = not_a_number; })>);
+static_assert(valid<decltype([](Policy& p) { p.model.hidden_dropout = 0.999f; })>);
+static_assert(valid<decltype([](Policy& p) { p.model.hidden_dropout = 0; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.layer_norm_epsilon = 0; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.layer_norm_epsilon = not_a_number; })>);
+static_assert(!valid<decltype([](Policy& p) { p.model.initializer_range = -0.02f; })>);
+
+// the batch
+static_assert(!valid<decltype([](Policy& p) { p.batch = {.length = 128}; })>);
+static_assert(!valid<decltype([](Policy& p) { p.batch.length = 513; })>);
+static_assert(!valid<decltype([](Policy& p) { p.batch.length = 4; })>);
+static_assert(valid<decltype([](Policy& p) { p.batch.length = 5; })>);
+static_assert(!valid<decltype([](Policy& p) { p.batch.packed_tokens = 112; })>);
+static_assert(valid<decltype([](Policy& p) { p.batch.packed_tokens = 128; })>);
+static_assert(!valid<decltype([](Policy& p) { p.batch.packed_tokens = 2047; })>);
+static_assert(!valid<decltype([](Policy& p) { p.batch.packed_tokens = -2048; })>);
+static_assert(!valid<decltype([](Policy& p) { p.batch.sentences = 1025; })>);
+static_assert(valid<decltype([](Policy& p) { p.batch.sentences = 1024; })>);
+static_assert(!valid<decltype([](Policy& p) { p.batch.sentences = -1; })>);
+static_assert(!valid<decltype([](Policy& p) { p.batch = {.sentences = 2147483647}; })>);
+static_assert(!valid<decltype([](Policy& p) { p.batch.packed_tokens = 1 << 23; })>);
+static_assert(!valid<decltype([](Policy& p) { p.batch.accumulation = 0; })>);
+static_assert(!valid<decltype([](Policy& p) { p.batch.accumulation = 65537; })>);
+static_assert(valid<decltype([](Policy& p) { p.batch.accumulation = 65536; })>);
+
+// optimizer and schedule
+static_assert(!valid<decltype([](Policy& p) { p.optimizer.beta1 = 1; })>);
+static_assert(!valid<decltype([](Policy& p) { p.optimizer.beta2 = -0.1f; })>);
+static_assert(!valid<decltype([](Policy& p) { p.optimizer.learning_rate = -1e-5f; })>);
+static_assert(!valid<decltype([](Policy& p) { p.optimizer.learning_rate = infinity; })>);
+static_assert(!valid<decltype([](Policy& p) { p.optimizer.epsilon = 0; })>);
+static_assert(!valid<decltype([](Policy& p) { p.optimizer.weight_decay = not_a_number; })>);
+static_assert(!valid<decltype([](Policy& p) { p.optimizer.clip = -1; })>);
+static_assert(valid<decltype([](Policy& p) { p.optimizer.clip = 0; })>);
+static_assert(!valid<decltype([](Policy& p) { p.schedule.warmup = 1.5f; })>);
+static_assert(valid<decltype([](Policy& p) { p.schedule.warmup = 1; })>);
+static_assert(
+    !valid<decltype([](Policy& p) { p.schedule = {.decay = Decay::polynomial, .end = 1e-5f}; })>);
+static_assert(
+    !valid<decltype([](Policy& p) { p.schedule = {.decay = Decay::polynomial, .power = 0}; })>);
+static_assert(valid<decltype([](Policy& p) { p.schedule = {.decay = Decay::polynomial}; })>);
+static_assert(valid<decltype([](Policy& p) { p.schedule.power = 0; })>);  // linear: not used
+
+// the device
+static_assert(!valid<decltype([](Policy& p) { p.device = {}; })>);
+static_assert(!valid<decltype([](Policy& p) { p.device.reserved = -1; })>);
+static_assert(!valid<decltype([](Policy& p) { p.device.workers = 0; })>);
+static_assert(!valid<decltype([](Policy& p) { p.device.workers = 1025; })>);
+static_assert(valid<decltype([](Policy& p) { p.device = a100_40gb; })>);
+
+// what is not a policy
+struct Nothing {};
+struct Number {
+  static constexpr int policy = 3;
+};
+static_assert(!ValidPolicy<Nothing> && !ValidPolicy<Number>);
+
+static_assert(millionths(0.1f) == 100000 && millionths(-0.1f) == -100000);
+static_assert(millionths(infinity) > 0 && millionths(-infinity) < 0 &&
+              millionths(not_a_number) < 0);
+
+}  // namespace
+
+TEST_CASE("policy.batch.bounds_rows_and_sentences") {
+  constexpr Batch packed{.packed_tokens = 2048}, padded{.sentences = 3, .length = 128};
+  STATIC_REQUIRE(packed.rows() == 2048);
+  STATIC_REQUIRE(packed.sentence_bound() == 128);
+  STATIC_REQUIRE(padded.rows() == 384);
+  STATIC_REQUIRE(padded.sentence_bound() == 3);
+  STATIC_REQUIRE(padded.row_step() == 384);
+  for (int tokens = 16; tokens <= 4096; tokens += 16) {
+    const int step = Batch{.packed_tokens = tokens}.row_step();
+    CHECK(step % 16 == 0);
+    CHECK((tokens + step - 1) / step <= 16);  // shapes that a backend prepares
+  }
+}
