@@ -89,7 +89,7 @@ template <class T> void check(Shape shape, Keep keep, bool accumulate) {
   oracle::on_every_backend(
       [&](auto& backend) { return products(backend, layer, keep, accumulate); }, expected,
       tolerances);
-  Cpu without_library(2, false);
+  oracle::Library without_library(2, cpu::LibraryProducts(cpu::Threads{2}, false));
   const std::vector<Floats> plain = products(without_library, layer, keep, accumulate);
   for (std::size_t i = 0; i < expected.size(); ++i)
     oracle::require_near(plain[i], expected[i], tolerances[i], "without bf16 in the library");
@@ -99,7 +99,13 @@ template <class T> void check(Shape shape, Keep keep, bool accumulate) {
 
 TEMPLATE_TEST_CASE("backend.linear.products_are_right_however_the_weight_is_kept", "", float,
                    bf16) {
-  for (Shape shape : {Shape{1, 2, 64}, {37, 64, 128}, {130, 192, 64}, {19, 50, 33}, {5, 3, 7}})
+  for (Shape shape : {Shape{1, 2, 64},
+                      {37, 64, 128},
+                      {130, 192, 64},
+                      {19, 50, 33},
+                      {5, 3, 7},
+                      {600, 80, 48},
+                      {33, 96, 112}})
     for (bool accumulate : {false, true}) {
       if (dtype_of<TestType> == DType::fp32) check<TestType>(shape, Keep::master, accumulate);
       check<TestType>(shape, Keep::forward_alone, accumulate);
@@ -109,7 +115,6 @@ TEMPLATE_TEST_CASE("backend.linear.products_are_right_however_the_weight_is_kept
 
 TEMPLATE_TEST_CASE("backend.linear.bits_do_not_depend_on_workers_at_the_model_s_shapes", "", float,
                    bf16) {
-  if (!cpu::Products::ignores_thread_count()) return;
   for (Shape shape : {Shape{120, 512, 2048}, {48, 2048, 512}}) {
     oracle::Random random(22);
     Layer<TestType> layer({1, 1, 1});  // only the shape is real: results are compared, not checked
@@ -120,7 +125,7 @@ TEMPLATE_TEST_CASE("backend.linear.bits_do_not_depend_on_workers_at_the_model_s_
     layer.master = random.values<float>(size(shape.out, shape.in), 0.02f);
     layer.bias = random.values<float>(std::size_t(shape.out));
     layer.z.resize(layer.dz.size()), layer.dx.resize(layer.x.size());
-    Cpu one(1), two(2);
+    oracle::Panels one(1), two(2);
     const auto alone = products(one, layer, Keep::both, false);
     const auto together = products(two, layer, Keep::both, false);
     for (std::size_t i = 0; i < alone.size(); ++i) {

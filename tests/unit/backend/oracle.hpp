@@ -81,19 +81,26 @@ inline bool same_bits(const Floats& a, const Floats& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), sizeof(float) * a.size()) == 0;
 }
 
-/// run(backend) gives a call's outputs. The reference, and Cpu with 1 and 2 workers, must come near
-/// what is expected; Cpu must give the same bits with either.
+using Panels = ctrain::CpuWith<ctrain::cpu::PanelProducts>;
+using Library = ctrain::CpuWith<ctrain::cpu::LibraryProducts>;
+
+/// run(backend) gives a call's outputs. The reference, and the backends with panels and with
+/// oneDNN, must come near what is expected; panels must give the same bits with 1 and 2 workers.
 template <class Run>
 void on_every_backend(Run&& run, const std::vector<Doubles>& expected,
                       const std::vector<double>& tolerances) {
   ctrain::CpuReference reference;
-  ctrain::Cpu one(1), two(2);
-  const std::vector<Floats> plain = run(reference), alone = run(one), together = run(two);
+  Panels one(1), two(2);
+  Library library(2);
+  const std::vector<Floats> plain = run(reference), alone = run(one), together = run(two),
+                            with_library = run(library);
   for (std::size_t i = 0; i < expected.size(); ++i) {
-    require_near(plain[i], expected[i], tolerances[i], "reference output " + std::to_string(i));
-    require_near(alone[i], expected[i], tolerances[i], "cpu output " + std::to_string(i));
-    INFO("output " << i << " with 1 and 2 workers");
-    if (ctrain::cpu::Products::ignores_thread_count()) CHECK(same_bits(alone[i], together[i]));
+    const std::string output = " output " + std::to_string(i);
+    require_near(plain[i], expected[i], tolerances[i], "reference" + output);
+    require_near(alone[i], expected[i], tolerances[i], "panels" + output);
+    require_near(with_library[i], expected[i], tolerances[i], "library" + output);
+    INFO("1 and 2 workers," << output);
+    CHECK(same_bits(alone[i], together[i]));
   }
 }
 

@@ -1,74 +1,117 @@
-/// \file  Weight matrices in the blocked layout that oneDNN's AVX-512 products read.   floor 5: backend
+/// \file  Operands of a product as panels of 64 columns, in the order the kernel reads them.   floor 5: backend
 #pragma once
 
 #include <ctrain/backend/cpu/simd.hpp>
 #include <ctrain/backend/cpu/threads.hpp>
 
+#include <algorithm>
+
 namespace ctrain::cpu {
 
-/// A (depth, width) operand of a product in blocks: columns in blocks of `columns`, in each the
-/// depth in blocks of `depth`, in each `depth / group` groups of rows, in each the columns, in each
-/// the `group` neighbours of one column (2 for bf16, which is multiplied in pairs). oneDNN writes
-/// it BA16a64b and BA16a64b2a.
-struct Blocking {
-  int columns = 0, depth = 0, group = 1;
+inline constexpr int panel_columns = 64;
 
-  constexpr bool fits(int width, int all_depth) const {
-    return columns > 0 && depth > 0 && width % columns == 0 && all_depth % depth == 0;
+/// A (depth, width) operand B of C = A B in memory: element (k, n) is first[k * depth_step +
+/// n * column_step]; one of the steps is 1.
+template <class T> struct Operand {
+  const T* first = nullptr;
+  std::int64_t depth_step = 0, column_step = 0;
+  int depth = 0, width = 0;
+
+  const T* at(std::int64_t k, std::int64_t n) const {
+    return first + k * depth_step + n * column_step;
   }
-  friend constexpr bool operator==(const Blocking&, const Blocking&) = default;
 };
 
-/// Neighbours of a column that stand together in the products of T.
-template <class T> inline constexpr int pack_group = 1;
-template <> inline constexpr int pack_group<bf16> = 2;
+/// Where panels of T stand. In a panel come `groups` groups of neighbouring k (2 for bf16, else 1),
+/// in a group the columns, in a column the neighbours: BA64b and BA64b2a in oneDNN's words.
+template <class T> struct Panels {
+  static constexpr int group = simd::Factor<T>::group;
+  int depth = 0, width = 0;
 
-/// Whether pack() writes these blocks: whole tiles of 16 x 16, neighbours as T has them.
-template <class T> constexpr bool packs(Blocking by) {
-  return by.columns > 0 && by.columns % simd::width == 0 && by.depth % simd::width == 0 &&
-         by.group == pack_group<T>;
-}
+  /// Panels take exactly depth * width elements.
+  bool exact() const { return depth % group == 0 && width % simd::width == 0; }
+  int groups() const { return (depth + group - 1) / group; }
+  int count() const { return (width + panel_columns - 1) / panel_columns; }
+  /// Columns of panel p, filled up with zeros to a multiple of 16.
+  int columns(int p) const {
+    const int left = std::min(panel_columns, width - p * panel_columns);
+    return (left + simd::width - 1) / simd::width * simd::width;
+  }
+  std::int64_t stride() const { return std::int64_t(panel_columns) * group * groups(); }
+  std::int64_t elements() const {
+    return (count() - 1) * stride() + std::int64_t(columns(count() - 1)) * group * groups();
+  }
+};
 
-CTRAIN_INLINE void stream_group(float* to, const simd::Lanes* rows) {
-  simd::stream(to, rows[0]);
+/// Where packed operands are read: `later`, by another call, so they bypass the caches; `now`.
+enum class Use : std::uint8_t { later, now };
+
+template <Use When> CTRAIN_INLINE void store_group(float* to, const simd::Lanes* rows) {
+  When == Use::later ? simd::stream(to, rows[0]) : simd::store(to, rows[0], simd::All{});
 }
-CTRAIN_INLINE void stream_group(bf16* to, const simd::Lanes* rows) {
-  simd::stream_pairs(to, rows[0], rows[1]);
+template <Use When> CTRAIN_INLINE void store_group(bf16* to, const simd::Lanes* rows) {
+  When == Use::later ? simd::stream_pairs(to, rows[0], rows[1])
+                     : simd::store_pairs(to, rows[0], rows[1]);
 }
 
 /// A 16 x 16 tile of the operand, one row of the depth in each Lanes.
-CTRAIN_INLINE void load_tile(simd::Lanes (&rows)[simd::width], const float* from,
-                             std::int64_t depth_step, std::int64_t column_step) {
-  constexpr int ahead = 64;  // floats along a row; without it the reads are three times slower
-  const std::int64_t step = column_step == 1 ? depth_step : column_step;
-  for (int i = 0; i < simd::width; ++i) simd::prefetch(from + i * step + ahead);
-  for (int i = 0; i < simd::width; ++i) rows[i] = simd::load(from + i * step, simd::All{});
-  if (column_step != 1) simd::transpose(rows);
+template <class From>
+CTRAIN_INLINE void load_tile(simd::Lanes (&rows)[simd::width], const Operand<From>& from, int k,
+                             int n) {
+  constexpr int ahead = 64;  // elements along a row; without it the reads are three times slower
+  const std::int64_t step = from.column_step == 1 ? from.depth_step : from.column_step;
+  const From* first = from.at(k, n);
+  for (int i = 0; i < simd::width; ++i) simd::prefetch(first + i * step + ahead);
+  for (int i = 0; i < simd::width; ++i) rows[i] = simd::load(first + i * step, simd::All{});
+  if (from.column_step != 1) simd::transpose(rows);
 }
 
-/// Copies a matrix into blocks: element (k, n) of the (depth, width) operand is from[k * depth_step
-/// + n * column_step]; one of the steps is 1. Needs by.fits(width, depth) and packs<T>(by). Blocks
-/// are visited along the rows of `from`.
-template <class T>
-void pack(T* to, const float* from, std::int64_t depth_step, std::int64_t column_step, int depth,
-          int width, Blocking by, const Threads& threads) {
-  const std::int64_t down = depth / by.depth, across = width / by.columns;
-  const auto pack_block = [&](std::int64_t i) {
-    const std::int64_t block_row = column_step == 1 ? i / across : i % down;
-    const std::int64_t block_column = column_step == 1 ? i % across : i / down;
-    T* out = to + (block_column * down + block_row) * by.columns * by.depth;
-    const float* in =
-        from + block_column * by.columns * column_step + block_row * by.depth * depth_step;
-    for (int k = 0; k < by.depth; k += simd::width)
-      for (int n = 0; n < by.columns; n += simd::width) {
-        simd::Lanes rows[simd::width];
-        load_tile(rows, in + k * depth_step + n * column_step, depth_step, column_step);
-        for (int r = 0; r < simd::width; r += by.group)
-          stream_group(out + (k + r) * by.columns + n * by.group, rows + r);
-      }
-    simd::end_streaming();
-  };
-  threads.each(across * down, std::int64_t(width) * depth, pack_block);
+/// load_tile() where the operand ends inside the tile: 0 beyond.
+template <class From>
+void load_edge(simd::Lanes (&rows)[simd::width], const Operand<From>& from, int k, int n) {
+  for (int i = 0; i < simd::width; ++i) {
+    float row[simd::width] = {};
+    for (int j = 0; j < simd::width && k + i < from.depth && n + j < from.width; ++j)
+      row[j] = float(*from.at(k + i, n + j));
+    rows[i] = simd::load(row, simd::All{});
+  }
+}
+
+/// Writes rows [begin, end) of the depth of panel p, which starts at `to`; begin is a multiple
+/// of 16.
+template <Use When, class T, class From>
+void pack_panel(T* to, const Operand<From>& from, int p, int begin, int end) {
+  constexpr int group = Panels<T>::group;
+  const int columns = Panels<T>{from.depth, from.width}.columns(p);
+  for (int k = begin; k < end; k += simd::width)
+    for (int n = 0; n < columns; n += simd::width) {
+      simd::Lanes rows[simd::width];
+      const int column = p * panel_columns + n;
+      const bool whole = k + simd::width <= from.depth && column + simd::width <= from.width;
+      whole ? load_tile(rows, from, k, column) : load_edge(rows, from, k, column);
+      for (int r = 0; r < std::min(simd::width, end - k); r += group)
+        store_group<When>(to + std::int64_t(k + r) * columns + n * group, rows + r);
+    }
+  if (When == Use::later) simd::end_streaming();
+}
+
+/// Writes all panels, visiting `from` along its rows.
+template <Use When, class T, class From>
+void pack(T* to, const Operand<From>& from, const Threads& threads) {
+  constexpr int strip = 32;  // rows of the depth
+  const Panels<T> panels{from.depth, from.width};
+  const int depth = panels.groups() * panels.group;
+  const std::int64_t elements = std::int64_t(from.depth) * from.width;
+  if (from.column_step == 1)
+    threads.each((depth + strip - 1) / strip, elements, [&](std::int64_t i) {
+      const int begin = int(i) * strip, end = std::min(depth, begin + strip);
+      for (int p = 0; p < panels.count(); ++p)
+        pack_panel<When>(to + p * panels.stride(), from, p, begin, end);
+    });
+  else
+    threads.each(panels.count(), elements, [&](std::int64_t p) {
+      pack_panel<When>(to + p * panels.stride(), from, int(p), 0, depth);
+    });
 }
 
 }  // namespace ctrain::cpu

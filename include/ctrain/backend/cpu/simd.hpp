@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <utility>
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && !defined(__CUDACC__)
 #include <immintrin.h>
@@ -15,6 +16,21 @@
 namespace ctrain::simd {
 
 inline constexpr int width = 16;
+
+/// Whether 16 lanes are one register, so that kernels written in them are near the machine's peak.
+#if defined(__AVX512F__) && defined(__AVX512BW__) && !defined(__CUDACC__)
+inline constexpr bool native = true;
+#else
+inline constexpr bool native = false;
+#endif
+
+/// f(0), f(1), ..., f(Count - 1) with constants: what f indexes stays in registers.
+template <int Count, class F> CTRAIN_INLINE void unrolled(F&& f) {
+  [&]<int... I>(std::integer_sequence<int, I...>) {
+    (f(std::integral_constant<int, I>{}), ...);
+  }
+  (std::make_integer_sequence<int, Count>{});
+}
 
 /// How many of 16 neighbours a load or store touches; a load sets the others to 0.
 struct All {
@@ -202,18 +218,26 @@ CTRAIN_INLINE void stream(void* to, __m512i bits) {
 CTRAIN_INLINE void stream(float* to, Lanes a) {
   stream(to, _mm512_castps_si512(a.value));
 }
-/// to[2 i] = bf16(even lane i), to[2 i + 1] = bf16(odd lane i).
-CTRAIN_INLINE void stream_pairs(bf16* to, Lanes even, Lanes odd) {
+
+/// Lane i: the bits of bf16(even lane i), then those of bf16(odd lane i).
+CTRAIN_INLINE __m512i narrow_pairs(Lanes even, Lanes odd) {
   const __m512i low = _mm512_maskz_cvtepu16_epi32(0xffff, narrow(even));
   const __m512i high = _mm512_maskz_cvtepu16_epi32(0xffff, narrow(odd));
-  stream(to, _mm512_or_si512(low, _mm512_maskz_slli_epi32(0xffff, high, 16)));
+  return _mm512_or_si512(low, _mm512_maskz_slli_epi32(0xffff, high, 16));
+}
+/// to[2 i] = bf16(even lane i), to[2 i + 1] = bf16(odd lane i).
+CTRAIN_INLINE void store_pairs(bf16* to, Lanes even, Lanes odd) {
+  _mm512_storeu_si512(to, narrow_pairs(even, odd));
+}
+CTRAIN_INLINE void stream_pairs(bf16* to, Lanes even, Lanes odd) {
+  stream(to, narrow_pairs(even, odd));
 }
 CTRAIN_INLINE void end_streaming() {
   _mm_sfence();
 }
 /// Asks for the cache line at `from`, which may lie outside any object.
-CTRAIN_INLINE void prefetch(const float* from) {
-  _mm_prefetch(reinterpret_cast<const char*>(from), _MM_HINT_T0);
+CTRAIN_INLINE void prefetch(const void* from) {
+  _mm_prefetch(from, _MM_HINT_T1);
 }
 
 /// Lane i is the sum of the lanes of rows[i].
@@ -234,6 +258,48 @@ CTRAIN_INLINE Lanes sums(const Lanes (&rows)[width]) {
   };
   return fold(fold(quads[0], quads[1]), fold(quads[2], quads[3]));
 }
+
+/// What a product multiplies in one go: in each lane one float, or two neighbours in bf16.
+template <class T> struct Factor;
+template <> struct Factor<float> {
+  static constexpr int group = 1;
+  Lanes value;
+
+  CTRAIN_INLINE static Factor load(const float* from) { return {simd::load(from, All{})}; }
+  CTRAIN_INLINE static Factor same(const float* from) { return {Lanes(*from)}; }
+  /// sum + a * b in each lane.
+  CTRAIN_INLINE static Lanes add_product(Factor a, Factor b, Lanes sum) {
+    return multiply_add(a.value, b.value, sum);
+  }
+};
+template <> struct Factor<bf16> {
+  static constexpr int group = 2;
+  __m512i pairs;
+
+  CTRAIN_INLINE static Factor load(const bf16* from) { return {_mm512_loadu_si512(from)}; }
+  CTRAIN_INLINE static Factor same(const bf16* from) {
+    std::int32_t both;
+    __builtin_memcpy(&both, from, sizeof both);
+    return {_mm512_set1_epi32(both)};
+  }
+  CTRAIN_INLINE static Lanes add_product(Factor a, Factor b, Lanes sum) {
+#if defined(__AVX512BF16__)
+    return _mm512_dpbf16_ps(sum.value, (__m512bh)a.pairs, (__m512bh)b.pairs);
+#else
+    const Lanes low = multiply_add(a.low(), b.low(), sum);
+    return multiply_add(a.high(), b.high(), low);
+#endif
+  }
+
+ private:
+  CTRAIN_INLINE Lanes low() const {
+    return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xffff, pairs, 16));
+  }
+  CTRAIN_INLINE Lanes high() const {
+    const __m512i upper = _mm512_set1_epi32(std::int32_t(0xffff0000u));
+    return _mm512_castsi512_ps(_mm512_and_si512(pairs, upper));
+  }
+};
 
 /// 16 words of 32 bits.
 struct Integers {
@@ -387,8 +453,11 @@ CTRAIN_INLINE void stream_pairs(bf16* to, const Lanes& even, const Lanes& odd) {
     to[2 * i + 1] = bf16(odd.at[i]);
   }
 }
+CTRAIN_INLINE void store_pairs(bf16* to, const Lanes& even, const Lanes& odd) {
+  stream_pairs(to, even, odd);
+}
 CTRAIN_INLINE void end_streaming() {}
-CTRAIN_INLINE void prefetch(const float*) {}
+CTRAIN_INLINE void prefetch(const void*) {}
 
 /// Lane i is the sum of the lanes of rows[i].
 CTRAIN_INLINE Lanes sums(const Lanes (&rows)[width]) {
@@ -398,6 +467,28 @@ CTRAIN_INLINE Lanes sums(const Lanes (&rows)[width]) {
     return total;
   });
 }
+
+/// What a product multiplies in one go: in each lane `group` neighbours.
+template <class T> struct Factor {
+  static constexpr int group = int(sizeof(float) / sizeof(T));
+  T at[width * group];
+
+  CTRAIN_INLINE static Factor load(const T* from) {
+    Factor result;
+    for (int i = 0; i < width * group; ++i) result.at[i] = from[i];
+    return result;
+  }
+  CTRAIN_INLINE static Factor same(const T* from) {
+    Factor result;
+    for (int i = 0; i < width * group; ++i) result.at[i] = from[i % group];
+    return result;
+  }
+  /// sum + a * b in each lane.
+  CTRAIN_INLINE static Lanes add_product(const Factor& a, const Factor& b, Lanes sum) {
+    for (int i = 0; i < width * group; ++i) sum.at[i / group] += float(a.at[i]) * float(b.at[i]);
+    return sum;
+  }
+};
 
 /// 16 words of 32 bits.
 struct Integers {

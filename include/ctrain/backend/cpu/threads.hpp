@@ -24,6 +24,17 @@ struct Threads {
     for (std::int64_t i = 0; i < pieces; ++i) f(i);
   }
 
+  /// f(i, worker) for i in [0, pieces), worker < count.
+  template <class F> void each_by_worker(std::int64_t pieces, F&& f) const {
+    const int team = int(std::min<std::int64_t>(count, pieces));
+    if (team <= 1) {
+      for (std::int64_t i = 0; i < pieces; ++i) f(i, 0);
+      return;
+    }
+#pragma omp parallel for num_threads(team) schedule(static)
+    for (std::int64_t i = 0; i < pieces; ++i) f(i, omp_get_thread_num());
+  }
+
   /// f(i, worker) for i in [0, pieces) of unlike sizes, worker < at_most.
   template <class F> void each_uneven(std::int64_t pieces, int at_most, F&& f) const {
     const int team = int(std::min<std::int64_t>(std::min(count, at_most), pieces));

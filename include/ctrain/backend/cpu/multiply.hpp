@@ -1,0 +1,108 @@
+/// \file  The product of some rows with one panel: all of the arithmetic of a step.   floor 5: backend
+#pragma once
+
+#include <ctrain/backend/cpu/pack.hpp>
+
+namespace ctrain::cpu {
+
+/// Rows of A as the kernel reads them: group g of row r stands at first[r * row_step + g *
+/// group_step].
+template <class T> struct FactorRows {
+  const T* first = nullptr;
+  std::int64_t row_step = 0, group_step = 0;
+};
+
+/// Rows of a block of sums, and of the tile of it that stays in registers: with 64 columns, 24
+/// registers of sums, 4 of the panel and 1 of A.
+inline constexpr int block_rows = 96, tile_height = 6;
+
+/// A prefetch a group: where the kernel will read next, a little in each group.
+struct Ahead {
+  const char* from = nullptr;
+  int step = 0;  // bytes
+};
+
+/// sums (Rows, 16 * Vectors; a row every 64) = or += rows * panel, over `groups` groups.
+template <int Rows, int Vectors, class T>
+[[gnu::noinline]] void multiply_tile(float* sums, bool add, const T* const* rows,
+                                     std::int64_t group_step, const T* panel, int groups,
+                                     Ahead ahead) {
+  using Factor = simd::Factor<T>;
+  constexpr int step = simd::width * Factor::group;
+  simd::Lanes total[Rows][Vectors];
+  const auto each_sum = [&](auto&& f) {
+    simd::unrolled<Rows>([&](auto r) {
+      simd::unrolled<Vectors>(
+          [&](auto v) { f(total[r][v], sums + r * panel_columns + v * simd::width); });
+    });
+  };
+  each_sum([&](simd::Lanes& sum, const float* before) {
+    sum = add ? simd::load(before, simd::All{}) : simd::Lanes(0.0f);
+  });
+  const T* row[Rows];
+  simd::unrolled<Rows>([&](auto r) { row[r] = rows[r]; });
+  for (int g = 0; g < groups; ++g) {
+    Factor column[Vectors];
+    simd::unrolled<Vectors>([&](auto v) { column[v] = Factor::load(panel + v * step); });
+    panel += Vectors * step;
+    simd::prefetch(ahead.from);
+    ahead.from += ahead.step;
+    simd::unrolled<Rows>([&](auto r) {
+      const Factor each = Factor::same(row[r] + g * group_step);
+      simd::unrolled<Vectors>(
+          [&](auto v) { total[r][v] = Factor::add_product(each, column[v], total[r][v]); });
+    });
+  }
+  each_sum([&](const simd::Lanes& sum, float* to) { simd::store(to, sum, simd::All{}); });
+}
+
+/// One tile of at most 6 rows and all columns of a panel.
+template <class T>
+void multiply_rows(float* sums, bool add, const T* const* rows, int count, std::int64_t group_step,
+                   const T* panel, int columns, int groups, Ahead ahead) {
+  const auto tile = [&](auto height, auto vectors) {
+    multiply_tile<height, vectors, T>(sums, add, rows, group_step, panel, groups, ahead);
+  };
+  using std::integral_constant;
+  constexpr integral_constant<int, tile_height> all;
+  switch (columns / simd::width) {
+    case 1:
+      return tile(all, integral_constant<int, 1>{});
+    case 2:
+      return tile(all, integral_constant<int, 2>{});
+    case 3:
+      return tile(all, integral_constant<int, 3>{});
+    default:
+      break;
+  }
+  constexpr integral_constant<int, panel_columns / simd::width> wide;
+  if (count > 4) return tile(all, wide);
+  if (count > 2) return tile(integral_constant<int, 4>{}, wide);
+  tile(integral_constant<int, 2>{}, wide);
+}
+
+/// sums (rows <= 96, 64) = a * panel of `groups` groups and `columns` columns. The groups are added
+/// in order, whatever the rows: a row's sum does not depend on its neighbours.
+template <class T>
+void multiply_block(float* sums, const FactorRows<T>& a, int rows, const T* panel, int columns,
+                    int groups) {
+  constexpr int chunk = 256;  // groups of a panel that stay in the nearer caches
+  const int group_size = columns * Panels<T>::group;
+  const int tiles = (rows + tile_height - 1) / tile_height;
+  for (int start = 0; start < groups; start += chunk) {
+    const int here = std::min(chunk, groups - start);
+    const T* part = panel + std::int64_t(start) * group_size;
+    Ahead ahead{reinterpret_cast<const char*>(part + std::int64_t(here) * group_size),
+                int(group_size * sizeof(T)) / tiles};
+    for (int r = 0; r < rows; r += tile_height) {
+      const T* row[tile_height];
+      for (int i = 0; i < tile_height; ++i)
+        row[i] = a.first + std::min(r + i, rows - 1) * a.row_step + start * a.group_step;
+      multiply_rows(sums + r * panel_columns, start > 0, row, rows - r, a.group_step, part, columns,
+                    here, ahead);
+      ahead.from += std::int64_t(here) * ahead.step;
+    }
+  }
+}
+
+}  // namespace ctrain::cpu
