@@ -258,6 +258,13 @@ template <HasPolicy P, Backend B> class FineTuning {
     if (!flags_.export_path.empty()) require_folder("export_path", flags_.export_path);
   }
 
+  /// On a shared machine one moment may be slow: it is measured again after each validation, and
+  /// the best counts.
+  void measure_peak() {
+    peak_ =
+        std::max(peak_, cpu::measured_peak(policy.compute_type(), trainer_.backend().workers()));
+  }
+
   void announce() const {
     fmt::print(
         "{} parameters; {} training, {} validation, {} test pairs; arena {:.2f} GiB of {:.2f} GiB; "
