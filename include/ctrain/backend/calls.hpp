@@ -150,8 +150,8 @@ template <class T> struct GeluBackward {
 
 /// The weight of y = x W^T + b as a backend keeps it. `master` is always valid. `forward` and
 /// `backward` point to prepared copies of out * in elements each (Backend::prepare fills them), or
-/// are null: then fp32 products read `master`, and bf16 products with `forward` alone set read the
-/// row-major bf16 copy there in both directions.
+/// are null: then products read `master`, rounded to T on the way; with `forward` alone set they
+/// read the row-major copy there in both directions.
 template <class T> struct Weight {
   const float* master = nullptr;  // (out, in)
   const T* forward = nullptr;
@@ -185,12 +185,13 @@ template <class T, class DX> struct LinearBackwardInput {
   bool accumulate_input = false;
 };
 
-/// d_weight (+)= dz^T x, d_bias (+)= column sums of dz.
-template <class T> struct LinearBackwardWeight {
-  float* d_weight = nullptr;  // (out, in)
-  float* d_bias = nullptr;    // (out)
-  const T* dz = nullptr;      // (rows, out)
-  const T* x = nullptr;       // (rows, in)
+/// d_weight (+)= dz^T x, d_bias (+)= column sums of dz. G is float, or bf16 where gradients wait
+/// for the update in bf16: rounded once, never accumulated.
+template <class T, class G = float> struct LinearBackwardWeight {
+  G* d_weight = nullptr;    // (out, in)
+  float* d_bias = nullptr;  // (out)
+  const T* dz = nullptr;    // (rows, out)
+  const T* x = nullptr;     // (rows, in)
   int rows = 0, out = 0, in = 0;
   bool accumulate = false;
 };
@@ -283,24 +284,26 @@ struct CrossEntropyBackward {
 /// Sum of squares over a gradient, in a fixed tree: chunks of 65,536 elements, each summed in
 /// double by the same 16 running sums whatever the machine, then chunk by chunk in order. Adds to
 /// *sum.
-struct SumOfSquares {
+template <class G = float> struct SumOfSquaresOf {
   double* sum = nullptr;
-  const float* values = nullptr;
+  const G* values = nullptr;
   std::int64_t count = 0;
 };
+using SumOfSquares = SumOfSquaresOf<>;
 
 /// One AdamW step over a flat range (Loshchilov & Hutter, arXiv 1711.05101): gradient times
 /// `gradient_scale` (the clip), then per `kind`. t counts from 1.
-struct AdamWUpdate {
+template <class G = float> struct AdamWUpdateOf {
   float* weight = nullptr;
   float* first_moment = nullptr;
   float* second_moment = nullptr;
-  const float* gradient = nullptr;
+  const G* gradient = nullptr;
   std::int64_t count = 0;
   OptimizerKind kind = OptimizerKind::adamw_torch;
   float learning_rate = 0, beta1 = 0, beta2 = 0, epsilon = 0, weight_decay = 0;
   float gradient_scale = 1;
   std::int64_t t = 1;
 };
+using AdamWUpdate = AdamWUpdateOf<>;
 
 }  // namespace ctrain

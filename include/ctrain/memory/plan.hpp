@@ -74,10 +74,35 @@ constexpr std::int64_t block_matrix_elements(const ModelShape& m) {
   return std::int64_t{4} * m.hidden * m.hidden + std::int64_t{2} * m.hidden * m.feed_forward;
 }
 
-/// Copies of each matrix: packed keeps one per direction, plain one in bf16 and none in fp32.
+/// Copies of each matrix: packed keeps one per direction, plain none; a GPU one in bf16.
 constexpr int copies_of_weights(const Policy& p) {
-  if (p.device.kind == DeviceKind::host && p.weights == WeightLayout::packed) return 2;
+  if (p.device.kind == DeviceKind::host) return p.weights == WeightLayout::packed ? 2 : 0;
   return p.precision.compute == Compute::bf16 ? 1 : 0;
+}
+
+/// The type in which a parameter's gradient waits for the update.
+constexpr DType gradient_type(const Parameter& parameter, const Policy& p) {
+  const bool matrix_of_block = parameter.segment == Segment::block && !parameter.vector;
+  return matrix_of_block && p.precision.gradients == Compute::bf16 ? DType::bf16 : DType::fp32;
+}
+
+/// Bytes from the start of the gradient region to the gradient of parameter `i`; with `i` = the
+/// number of rows, the size of the region. Gradients stand in the order of the flat vector.
+constexpr bytes gradient_offset(const ParameterTable& t, const Policy& p, int i, int layer = 0) {
+  const auto size = [&](int row) {
+    return round_up(t.rows.rows[row].elements() * size_of(gradient_type(t.rows.rows[row], p)),
+                    tensor_alignment);
+  };
+  const bool last = i == t.rows.size;
+  const Segment segment = last ? Segment::head : t.rows.rows[i].segment;
+  bytes before = 0, block = 0;
+  for (int row = 0; row < t.rows.size; ++row) {
+    const Segment home = t.rows.rows[row].segment;
+    if (home == Segment::block) block += size(row);
+    if (home == segment ? row < i : home < segment && home != Segment::block) before += size(row);
+  }
+  if (segment == Segment::block) return before + layer * block;
+  return before + (segment == Segment::head ? t.layers * block : 0);
 }
 
 namespace plan {
@@ -111,34 +136,46 @@ constexpr bytes lowest_fit(const Lifetimes& l, const bytes (&offsets)[64], int r
   return at;
 }
 
-/// What greedy placement takes first: the largest tensor (Pisarchyk & Lee, arXiv 2001.03288), or
-/// the one with the largest product of size and lifetime. Neither wins always; a plan takes the
-/// better.
-enum class Order : std::uint8_t { by_size, by_area };
-
-constexpr bytes rank(const Lifetime& l, Order order) {
-  if (order == Order::by_size) return l.size;
-  bytes duration = 0;
-  for (int i = 0; i < l.lives.size; ++i)
-    duration += l.lives.rows[i].last - l.lives.rows[i].first + 1;
-  return l.size * duration;
-}
-
-/// Every unplaced tensor, highest rank first, goes to the lowest offset that is free whenever it
-/// lives. Returns the end of the highest tensor.
-constexpr bytes place_greedily(const Lifetimes& l, bytes (&offsets)[64], Order order) {
+/// Greedy placement (Pisarchyk & Lee, arXiv 2001.03288): the tensor of the highest rank, and among
+/// equals the largest, goes to the lowest offset that is free whenever it lives. Returns the row
+/// that ends highest.
+constexpr int place_greedily(const Lifetimes& l, const int (&rank)[64], bytes (&offsets)[64]) {
   for (;;) {
     int next = -1;
     for (int i = 0; i < l.rows.size; ++i)
       if (offsets[i] < 0 &&
-          (next < 0 || rank(l.rows.rows[i], order) > rank(l.rows.rows[next], order)))
+          (next < 0 || rank[i] > rank[next] ||
+           (rank[i] == rank[next] && l.rows.rows[i].size > l.rows.rows[next].size)))
         next = i;
     if (next < 0) break;
     offsets[next] = lowest_fit(l, offsets, next);
   }
-  bytes peak = 0;
+  int highest = 0;
   for (int i = 0; i < l.rows.size; ++i)
-    if (offsets[i] + l.rows.rows[i].size > peak) peak = offsets[i] + l.rows.rows[i].size;
+    if (offsets[i] + l.rows.rows[i].size > offsets[highest] + l.rows.rows[highest].size)
+      highest = i;
+  return highest;
+}
+
+/// Places everything that has no offset yet and returns the end of the highest tensor: greedily,
+/// and as long as that misses the bound, again with the tensor that stuck out placed first.
+constexpr bytes place(const Lifetimes& l, bytes (&offsets)[64], bytes bound) {
+  constexpr int most_tries = 16;
+  int rank[64]{};
+  bytes best[64]{}, peak = 0;
+  for (int attempt = 1; attempt <= most_tries; ++attempt) {
+    bytes now[64]{};
+    for (int i = 0; i < 64; ++i) now[i] = offsets[i];
+    const int highest = place_greedily(l, rank, now);
+    const bytes end = now[highest] + l.rows.rows[highest].size;
+    if (attempt == 1 || end < peak) {
+      peak = end;
+      for (int i = 0; i < 64; ++i) best[i] = now[i];
+    }
+    if (peak == bound) break;
+    rank[highest] = attempt;
+  }
+  for (int i = 0; i < 64; ++i) offsets[i] = best[i];
   return peak;
 }
 
@@ -175,15 +212,10 @@ constexpr bytes place_saved(const Graph& g, const Lifetimes& l, bytes (&offsets)
 /// Places the activations from offset 0; fills slot, saved, step and tensors.
 constexpr void place_step(const Graph& g, const Policy& p, MemoryPlan& m) {
   const Lifetimes l = lifetimes_of(g, p);
-  bytes offsets[64]{}, by_area[64]{};
-  for (int i = 0; i < 64; ++i) offsets[i] = by_area[i] = -1;
-  const bytes start = place_saved(g, l, offsets, m.slot);
-  place_saved(g, l, by_area, m.slot);
-  bytes peak = place_greedily(l, offsets, Order::by_size);
-  if (const bytes other = place_greedily(l, by_area, Order::by_area); other < peak) {
-    peak = other;
-    for (int i = 0; i < 64; ++i) offsets[i] = by_area[i];
-  }
+  bytes offsets[64]{};
+  for (bytes& offset : offsets) offset = -1;
+  const bytes start = place_saved(g, l, offsets, m.slot), bound = lower_bound(l);
+  const bytes peak = place(l, offsets, bound);
 
   const bytes below = m.slot * (p.model.layers - 1);
   for (int i = 0; i < l.rows.size; ++i) {
@@ -194,7 +226,7 @@ constexpr void place_step(const Graph& g, const Policy& p, MemoryPlan& m) {
   }
   if (m.stream_after_last.offset < 0) m.stream_after_last = m.tensors[g.stream];
   m.step.size = below + peak;
-  m.step_bound = below + lower_bound(l);
+  m.step_bound = below + bound;
   m.saved = start + below + m.slot;
 }
 
@@ -207,8 +239,8 @@ constexpr MemoryPlan plan_memory(const Graph& g, const Policy& p) {
   const bytes flat = round_up(g.parameters.flat_size() * 4, tensor_alignment);
   bytes at = 0;
   for (Region* r : {&m.parameters, &m.gradients, &m.first_moment, &m.second_moment}) {
-    *r = {at, flat};
-    at += flat;
+    *r = {at, r == &m.gradients ? gradient_offset(g.parameters, p, g.parameters.rows.size) : flat};
+    at = r->end();
   }
   m.weight_copies = {at, copies_of_weights(p) * p.model.layers * block_matrix_elements(p.model) *
                              size_of(p.compute_type())};

@@ -43,13 +43,16 @@ struct Batch {
 /// sums, residual stream, norms, loss, master weights and optimizer state in binary32.
 enum class Compute : std::uint8_t { fp32, bf16 };
 
+/// `gradients`: how gradients of the blocks' matrices wait for the update. bf16 halves them; each
+/// is rounded once, so there must be one micro-batch in a step.
 struct Precision {
   Compute compute = Compute::fp32;
+  Compute gradients = Compute::fp32;
 };
 
 /// Where matrix operands come from on a host. `packed`: two copies of every weight matrix in the
 /// layout the product likes (forward, backward), refreshed once an update; fastest. `plain`: the
-/// row-major weights themselves (one bf16 copy where compute is bf16); smallest.
+/// row-major master weights, narrowed on the way into a product; smallest.
 enum class WeightLayout : std::uint8_t { packed, plain };
 
 /// `adamw_torch`: torch.optim.AdamW. `adamw_hugging_face`: transformers' former AdamW, whose

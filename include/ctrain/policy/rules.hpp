@@ -62,6 +62,9 @@ template <int PackedTokens, int Sentences>
 concept a_micro_batch_is_countable = (PackedTokens <= 4194304 && Sentences <= 8192);
 template <int Accumulation>
 concept accumulation_is_at_least_one = (Accumulation >= 1);
+template <bool GradientsAreBf16, bool ComputeIsBf16, int Accumulation>
+concept bf16_gradients_are_rounded_once =
+    !(GradientsAreBf16 && !(ComputeIsBf16 && Accumulation == 1));
 template <int Sentences, int Accumulation>
 concept sentences_fit_the_dropout_key = !(std::int64_t{Sentences} * Accumulation > 8388608);
 template <int HiddenMillionths, int AttentionMillionths>
@@ -197,6 +200,14 @@ template <int Accumulation> struct accumulation_is_at_least_one {
   static_assert(ctrain::accumulation_is_at_least_one<Accumulation>,
                 "invalid policy: an optimizer step has at least one micro-batch. Set "
                 "batch.accumulation >= 1.");
+};
+template <bool GradientsAreBf16, bool ComputeIsBf16, int Accumulation>
+struct bf16_gradients_are_rounded_once {
+  static_assert(
+      ctrain::bf16_gradients_are_rounded_once<GradientsAreBf16, ComputeIsBf16, Accumulation>,
+      "invalid policy: gradients kept in bf16 are rounded once, by a bf16 product. Set "
+      "precision.compute = Compute::bf16 and batch.accumulation = 1, or precision.gradients = "
+      "Compute::fp32.");
 };
 template <int Sentences, int Accumulation> struct sentences_fit_the_dropout_key {
   static_assert(
@@ -345,6 +356,9 @@ inline constexpr bool keeps_every_rule =
      a_micro_batch_is_countable<P::policy.batch.packed_tokens,
                                 (P::policy.batch.packed() ? 0 : P::policy.batch.sentences)> &&
      accumulation_is_at_least_one<P::policy.batch.accumulation> &&
+     bf16_gradients_are_rounded_once<P::policy.precision.gradients == Compute::bf16,
+                                     P::policy.precision.compute == Compute::bf16,
+                                     P::policy.batch.accumulation> &&
      sentences_fit_the_dropout_key<P::policy.batch.sentence_bound(),
                                    P::policy.batch.accumulation> &&
      dropout_keeps_something<millionths(P::policy.model.hidden_dropout),
@@ -409,6 +423,9 @@ struct CheckPolicy
       rule::a_micro_batch_is_countable<P::policy.batch.packed_tokens,
                                        (P::policy.batch.packed() ? 0 : P::policy.batch.sentences)>,
       rule::accumulation_is_at_least_one<P::policy.batch.accumulation>,
+      rule::bf16_gradients_are_rounded_once<P::policy.precision.gradients == Compute::bf16,
+                                            P::policy.precision.compute == Compute::bf16,
+                                            P::policy.batch.accumulation>,
       rule::sentences_fit_the_dropout_key<P::policy.batch.sentence_bound(),
                                           P::policy.batch.accumulation>,
       rule::dropout_keeps_something<millionths(P::policy.model.hidden_dropout),

@@ -21,6 +21,7 @@ struct MicroBatch {
 template <HasPolicy P, Backend B> class Dispatch {
   using Map = MemoryMap<P>;
   using T = typename Map::Compute;
+  using BlockGradient = typename Map::BlockGradient;
   static constexpr const Graph& graph = Map::graph;
   static constexpr const ModelShape& shape = P::policy.model;
 
@@ -73,8 +74,8 @@ template <HasPolicy P, Backend B> class Dispatch {
                                                  at<float>(op.inputs[0], layer), m.batch,
                                                  shape.labels, m.loss_scale});
       case OpKind::linear_backward_weight:
-        return is_compute(op.inputs[0]) ? linear_backward_weight<T>(op, layer, m)
-                                        : linear_backward_weight<float>(op, layer, m);
+        return is_compute(op.inputs[0]) ? linear_backward_weight<T, BlockGradient>(op, layer, m)
+                                        : linear_backward_weight<float, float>(op, layer, m);
       case OpKind::linear_backward_input:
         return linear_backward_input(op, segment, layer, m);
       case OpKind::tanh_backward:
@@ -120,7 +121,7 @@ template <HasPolicy P, Backend B> class Dispatch {
  private:
   template <class U> U* at(Operand x, int layer) { return map_.template tensor<U>(x, layer); }
   float* weight(int index, int layer) { return map_.parameter(State::weight, index, layer); }
-  float* gradient(int index, int layer) { return map_.parameter(State::gradient, index, layer); }
+  float* gradient(int index, int layer) { return map_.gradient(index, layer); }
 
   static bool is_compute(Operand x) {
     return graph.tensors[x.tensor].type == P::policy.compute_type() &&
@@ -199,11 +200,12 @@ template <HasPolicy P, Backend B> class Dispatch {
         at<DX>(op.outputs[0], layer), at<U>(op.inputs[0], layer), operand<U>(op, segment, layer),
         filled_rows<U>(op.inputs[0], layer, m), op.accumulate_input});
   }
-  template <class U> void linear_backward_weight(const Op& op, int layer, const MicroBatch& m) {
-    backend_.run(LinearBackwardWeight<U>{gradient(op.parameter, layer), gradient(op.bias, layer),
-                                         at<U>(op.inputs[0], layer), at<U>(op.inputs[1], layer),
-                                         filled_rows<U>(op.inputs[0], layer, m), op.out, op.in,
-                                         m.accumulate});
+  template <class U, class G>
+  void linear_backward_weight(const Op& op, int layer, const MicroBatch& m) {
+    backend_.run(LinearBackwardWeight<U, G>{
+        map_.template gradient<G>(op.parameter, layer), gradient(op.bias, layer),
+        at<U>(op.inputs[0], layer), at<U>(op.inputs[1], layer),
+        filled_rows<U>(op.inputs[0], layer, m), op.out, op.in, m.accumulate});
   }
   void attention(const Op& op, int layer, const MicroBatch& m) {
     backend_.run(AttentionForward<T>{

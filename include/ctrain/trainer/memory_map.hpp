@@ -11,8 +11,8 @@
 
 namespace ctrain {
 
-/// What is kept for every element of the flat parameter vector.
-enum class State : std::uint8_t { weight, gradient, first_moment, second_moment };
+/// What is kept in fp32 for every element of the flat parameter vector.
+enum class State : std::uint8_t { weight, first_moment, second_moment };
 
 /// Typed addresses inside the arena of P's plan. `layer` is the block an op runs for.
 template <HasPolicy P> class MemoryMap {
@@ -22,11 +22,23 @@ template <HasPolicy P> class MemoryMap {
   static constexpr const MemoryPlan& plan = PlanOf<P>::plan;
   using Compute = std::conditional_t<P::policy.compute_type() == DType::bf16, bf16, float>;
 
+  using BlockGradient =
+      std::conditional_t<P::policy.precision.gradients == ctrain::Compute::bf16, bf16, float>;
+
   MemoryMap() : arena_(plan.arena()) {}
 
   Arena& arena() { return arena_; }
 
-  /// First element of a parameter's weight, gradient or moment.
+  /// First element of a parameter's gradient, whose type is gradient_type(); T must be that.
+  template <class T = float> T* gradient(int index, int layer = 0) {
+    const Parameter& p = graph.parameters.rows[index];
+    const bytes from =
+        plan.gradients.offset + gradient_offset(graph.parameters, policy, index, layer);
+    return reinterpret_cast<T*>(arena_.at(
+        from, round_up(p.elements() * size_of(gradient_type(p, policy)), tensor_alignment)));
+  }
+
+  /// First element of a parameter's weight or moment.
   float* parameter(State state, int index, int layer = 0) {
     const Region& r = region(state);
     const bytes from = r.offset + 4 * graph.parameters.position(index, layer);
@@ -86,8 +98,6 @@ template <HasPolicy P> class MemoryMap {
     switch (state) {
       case State::weight:
         return plan.parameters;
-      case State::gradient:
-        return plan.gradients;
       case State::first_moment:
         return plan.first_moment;
       default:

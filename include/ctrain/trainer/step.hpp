@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <type_traits>
 
 namespace ctrain {
 
@@ -115,31 +116,32 @@ template <HasPolicy P, Backend B> class Step {
   double gradient_norm() {
     double* sum = map_.sum_of_squares();
     *sum = 0;
-    each_parameter([&](int i, int layer) {
-      backend_.run(SumOfSquares{sum, map_.parameter(State::gradient, i, layer),
-                                graph.parameters.rows[i].elements()});
+    each_gradient([&](int i, int, const auto* gradient) {
+      using G = std::remove_cvref_t<decltype(*gradient)>;
+      backend_.run(SumOfSquaresOf<G>{sum, gradient, graph.parameters.rows[i].elements()});
     });
     return std::sqrt(*sum);
   }
 
   /// One AdamW step of every parameter; the gradient is multiplied by `gradient_scale` first.
   void update(const StepNumbers& n, float gradient_scale) {
-    each_parameter([&](int i, int layer) {
+    each_gradient([&](int i, int layer, const auto* gradient) {
+      using G = std::remove_cvref_t<decltype(*gradient)>;
       const Parameter& p = graph.parameters.rows[i];
-      backend_.run(
-          AdamWUpdate{.weight = map_.parameter(State::weight, i, layer),
-                      .first_moment = map_.parameter(State::first_moment, i, layer),
-                      .second_moment = map_.parameter(State::second_moment, i, layer),
-                      .gradient = map_.parameter(State::gradient, i, layer),
-                      .count = p.elements(),
-                      .kind = policy.optimizer.kind,
-                      .learning_rate = float(n.learning_rate),
-                      .beta1 = policy.optimizer.beta1,
-                      .beta2 = policy.optimizer.beta2,
-                      .epsilon = policy.optimizer.epsilon,
-                      .weight_decay = decays(p, policy.optimizer.decay) ? n.weight_decay : 0.0f,
-                      .gradient_scale = gradient_scale,
-                      .t = n.step + 1});
+      backend_.run(AdamWUpdateOf<G>{
+          .weight = map_.parameter(State::weight, i, layer),
+          .first_moment = map_.parameter(State::first_moment, i, layer),
+          .second_moment = map_.parameter(State::second_moment, i, layer),
+          .gradient = gradient,
+          .count = p.elements(),
+          .kind = policy.optimizer.kind,
+          .learning_rate = float(n.learning_rate),
+          .beta1 = policy.optimizer.beta1,
+          .beta2 = policy.optimizer.beta2,
+          .epsilon = policy.optimizer.epsilon,
+          .weight_decay = decays(p, policy.optimizer.decay) ? n.weight_decay : 0.0f,
+          .gradient_scale = gradient_scale,
+          .t = n.step + 1});
     });
   }
 
@@ -166,6 +168,17 @@ template <HasPolicy P, Backend B> class Step {
     segment(Segment::embedding, 0);
     for (int layer = 0; layer < layers; ++layer) segment(Segment::block, layer);
     segment(Segment::head, 0);
+  }
+
+  /// Calls visit(index, layer, pointer to the gradient in the type it waits in) for every tensor.
+  template <class Visit> void each_gradient(Visit&& visit) {
+    each_parameter([&](int i, int layer) {
+      using Narrow = typename MemoryMap<P>::BlockGradient;
+      if (gradient_type(graph.parameters.rows[i], policy) == DType::fp32)
+        visit(i, layer, static_cast<const float*>(map_.gradient(i, layer)));
+      else
+        visit(i, layer, static_cast<const Narrow*>(map_.template gradient<Narrow>(i, layer)));
+    });
   }
 
   /// The micro-batch that was computed last, and what the head made of it.
@@ -213,9 +226,9 @@ template <HasPolicy P, Backend B> class Step {
 
   // what went wrong ------------------------------------------------------------------------------
 
-  static bool is_finite(const float* values, std::int64_t count) {
+  template <class T> static bool is_finite(const T* values, std::int64_t count) {
     for (std::int64_t i = 0; i < count; ++i)
-      if (!std::isfinite(values[i])) return false;
+      if (!std::isfinite(float(values[i]))) return false;
     return true;
   }
 
@@ -265,25 +278,23 @@ template <HasPolicy P, Backend B> class Step {
     if (t.rows == Rows::workers || t.type == DType::int32) return true;
     const std::int64_t count = std::int64_t{dispatch_.rows(y, m)} * t.cols;
     if (t.type == DType::fp32) return is_finite(map_.template tensor<float>(y, layer), count);
-    const bf16* values = map_.template tensor<bf16>(y, layer);
-    for (std::int64_t i = 0; i < count; ++i)
-      if (!std::isfinite(float(values[i]))) return false;
-    return true;
+    return is_finite(map_.template tensor<bf16>(y, layer), count);
   }
 
   /// Gradients in the order in which backward made them: head, blocks from the last, embedding.
   [[noreturn]] void throw_first_bad_gradient(std::int64_t step) {
-    const auto check = [&](Segment segment, int layer) {
-      for (int i = graph.parameters.rows.size - 1; i >= 0; --i)
-        if (graph.parameters.rows[i].segment == segment &&
-            !is_finite(map_.parameter(State::gradient, i, layer),
-                       graph.parameters.rows[i].elements()))
-          throw_not_finite(step, "gradient of " + name_of(i, layer));
-    };
-    check(Segment::head, 0);
-    for (int layer = layers - 1; layer >= 0; --layer) check(Segment::block, layer);
-    check(Segment::embedding, 0);
-    throw_not_finite(step, "the gradient's norm");
+    std::string bad;
+    int first = layers + 2;
+    each_gradient([&](int i, int layer, const auto* gradient) {
+      const Segment home = graph.parameters.rows[i].segment;
+      const int made = home == Segment::head    ? 0
+                       : home == Segment::block ? layers - layer
+                                                : layers + 1;
+      if (made >= first || is_finite(gradient, graph.parameters.rows[i].elements())) return;
+      first = made;
+      bad = "gradient of " + name_of(i, layer);
+    });
+    throw_not_finite(step, bad.empty() ? "the gradient's norm" : bad);
   }
 
   B& backend_;

@@ -23,11 +23,17 @@ struct NamedTensor {
   std::string name;  // Hugging Face's
   std::vector<std::int64_t> shape;
   float* weight = nullptr;
-  float* gradient = nullptr;
+  const void* gradient = nullptr;  // floats, or bf16 where the policy keeps gradients so
+  DType gradient_type = DType::fp32;
   float* first_moment = nullptr;
   float* second_moment = nullptr;
   std::int64_t count = 0;
   int parameter = 0;  // row of the parameter table
+
+  float gradient_at(std::int64_t i) const {
+    return gradient_type == DType::bf16 ? float(static_cast<const bf16*>(gradient)[i])
+                                        : static_cast<const float*>(gradient)[i];
+  }
 };
 
 /// Checks the rules first; a policy that breaks one gets its sentences and no plan.
@@ -68,10 +74,15 @@ template <HasPolicy P, Backend B = Cpu> class Trainer : Verified<P> {
           p.vector ? std::vector<std::int64_t>{p.cols} : std::vector<std::int64_t>{p.rows, p.cols};
       const std::string prefix =
           p.segment == Segment::block ? "bert.encoder.layer." + std::to_string(layer) + "." : "";
-      all.push_back(
-          {prefix + std::string(p.name), std::move(shape), map_.parameter(State::weight, i, layer),
-           map_.parameter(State::gradient, i, layer), map_.parameter(State::first_moment, i, layer),
-           map_.parameter(State::second_moment, i, layer), p.elements(), i});
+      all.push_back({.name = prefix + std::string(p.name),
+                     .shape = std::move(shape),
+                     .weight = map_.parameter(State::weight, i, layer),
+                     .gradient = map_.gradient(i, layer),
+                     .gradient_type = gradient_type(p, policy),
+                     .first_moment = map_.parameter(State::first_moment, i, layer),
+                     .second_moment = map_.parameter(State::second_moment, i, layer),
+                     .count = p.elements(),
+                     .parameter = i});
     });
     return all;
   }

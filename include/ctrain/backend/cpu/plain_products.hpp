@@ -68,8 +68,8 @@ void plain_backward_input(const LinearBackwardInput<T, DX>& call, const T* weigh
 }
 
 /// d_weight (+)= dz^T x.
-template <class T>
-void plain_backward_weight(const LinearBackwardWeight<T>& call, const Threads& threads) {
+template <class T, class G>
+void plain_backward_weight(const LinearBackwardWeight<T, G>& call, const Threads& threads) {
   each_tile(
       threads, call.out, call.in, call.rows,
       [&](const ResultTile& tile) {
@@ -77,8 +77,8 @@ void plain_backward_weight(const LinearBackwardWeight<T>& call, const Threads& t
                       Block<const T>{call.x + tile.column, call.in, call.rows, tile.columns});
       },
       [&](int r, int c, float sum) {
-        float& to = call.d_weight[std::int64_t(r) * call.in + c];
-        to = call.accumulate ? to + sum : sum;
+        G& to = call.d_weight[std::int64_t(r) * call.in + c];
+        to = G(call.accumulate ? float(to) + sum : sum);
       });
 }
 

@@ -47,8 +47,10 @@ void write(T* to, const Matrix& from, std::int64_t row_step, bool accumulate = f
 
 /// The copy if there is one, else the fp32 master.
 template <class T> Matrix weight_of(const Weight<T>& weight) {
-  return weight.forward ? widened(weight.forward, weight.out, weight.in, weight.in)
-                        : widened(weight.master, weight.out, weight.in, weight.in);
+  if (weight.forward) return widened(weight.forward, weight.out, weight.in, weight.in);
+  Matrix rounded = widened(weight.master, weight.out, weight.in, weight.in);
+  for (float& w : rounded.reshaped()) w = float(T(w));
+  return rounded;
 }
 
 /// Attention of one head in one sentence, in float.
@@ -235,10 +237,10 @@ struct CpuReference {
     reference::write<DX>(call.dx, dz * reference::weight_of(w), w.in, call.accumulate_input);
   }
 
-  template <class T> void run(const LinearBackwardWeight<T>& call) {
+  template <class T, class G> void run(const LinearBackwardWeight<T, G>& call) {
     const Matrix dz = reference::widened(call.dz, call.rows, call.out, call.out);
     const Matrix x = reference::widened(call.x, call.rows, call.in, call.in);
-    reference::write<float>(call.d_weight, dz.transpose() * x, call.in, call.accumulate);
+    reference::write<G>(call.d_weight, dz.transpose() * x, call.in, call.accumulate);
     reference::write<float>(call.d_bias, dz.colwise().sum(), call.out, call.accumulate);
   }
 
@@ -313,19 +315,19 @@ struct CpuReference {
 
   // update ---------------------------------------------------------------------------------------
 
-  void run(const SumOfSquares& call) {
+  template <class G> void run(const SumOfSquaresOf<G>& call) {
     for (std::int64_t first = 0; first < call.count; first += squares_chunk)
       *call.sum += sum_of_squares(call.values + first, std::min(squares_chunk, call.count - first));
   }
 
-  void run(const AdamWUpdate& call) {
+  template <class G> void run(const AdamWUpdateOf<G>& call) {
     const AdamWFactors factors = adamw_factors(call);
     for (std::int64_t i = 0; i < call.count; ++i) {
       const AdamWElement<float> before{call.weight[i], call.first_moment[i], call.second_moment[i]};
       const AdamWElement<float> after =
           call.kind == OptimizerKind::adamw_torch
-              ? adamw<OptimizerKind::adamw_torch>(before, call.gradient[i], factors)
-              : adamw<OptimizerKind::adamw_hugging_face>(before, call.gradient[i], factors);
+              ? adamw<OptimizerKind::adamw_torch>(before, float(call.gradient[i]), factors)
+              : adamw<OptimizerKind::adamw_hugging_face>(before, float(call.gradient[i]), factors);
       call.weight[i] = after.weight;
       call.first_moment[i] = after.first_moment;
       call.second_moment[i] = after.second_moment;

@@ -10,7 +10,7 @@
 namespace ctrain::cpu {
 
 /// sum_of_squares(), 16 elements at a time: the same bits.
-inline double sum_of_squares_of_chunk(const float* values, std::int64_t count) {
+template <class G> double sum_of_squares_of_chunk(const G* values, std::int64_t count) {
   simd::WideSums sums;
   simd::each_lanes(int(count),
                    [&](int i, auto some) { sums.add_square(simd::load(values + i, some)); });
@@ -19,7 +19,7 @@ inline double sum_of_squares_of_chunk(const float* values, std::int64_t count) {
   return fold_squares(lanes);
 }
 
-inline void compute(const SumOfSquares& call, const Threads& threads) {
+template <class G> void compute(const SumOfSquaresOf<G>& call, const Threads& threads) {
   constexpr std::int64_t window = 512;  // chunks whose sums wait on the stack to be added in order
   const std::int64_t chunks = (call.count + squares_chunk - 1) / squares_chunk;
   for (std::int64_t start = 0; start < chunks; start += window) {
@@ -34,13 +34,13 @@ inline void compute(const SumOfSquares& call, const Threads& threads) {
   }
 }
 
-template <OptimizerKind Kind>
-void adamw_range(const AdamWUpdate& call, const AdamWFactors& factors, std::int64_t first,
+template <OptimizerKind Kind, class G>
+void adamw_range(const AdamWUpdateOf<G>& call, const AdamWFactors& factors, std::int64_t first,
                  std::int64_t count) {
   float* weight = call.weight + first;
   float* first_moment = call.first_moment + first;
   float* second_moment = call.second_moment + first;
-  const float* gradient = call.gradient + first;
+  const G* gradient = call.gradient + first;
   simd::each_lanes(int(count), [&](int i, auto some) {
     const AdamWElement<simd::Lanes> before{simd::load(weight + i, some),
                                            simd::load(first_moment + i, some),
@@ -52,7 +52,7 @@ void adamw_range(const AdamWUpdate& call, const AdamWFactors& factors, std::int6
   });
 }
 
-inline void compute(const AdamWUpdate& call, const Threads& threads) {
+template <class G> void compute(const AdamWUpdateOf<G>& call, const Threads& threads) {
   constexpr std::int64_t piece = 16384;
   const AdamWFactors factors = adamw_factors(call);
   threads.each((call.count + piece - 1) / piece, call.count, [&](std::int64_t i) {

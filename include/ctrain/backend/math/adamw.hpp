@@ -22,7 +22,7 @@ template <class Real> struct AdamWElement { Real weight, first_moment, second_mo
 
 /// torch.optim.AdamW: w (1 - lr wd) - lr / c1 * m / (sqrt(v) / sqrt(c2) + eps), c = 1 - beta^t.
 /// Hugging Face: w - lr sqrt(c2) / c1 * m / (sqrt(v) + eps), then times (1 - lr wd).
-inline AdamWFactors adamw_factors(const AdamWUpdate& call) {
+template <class G> AdamWFactors adamw_factors(const AdamWUpdateOf<G>& call) {
   const double beta1 = as_written(call.beta1), beta2 = as_written(call.beta2);
   const double correction1 = 1 - std::pow(beta1, double(call.t));
   const double root2 = std::sqrt(1 - std::pow(beta2, double(call.t)));

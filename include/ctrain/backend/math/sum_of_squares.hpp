@@ -20,10 +20,10 @@ CTRAIN_HOST_DEVICE inline double fold_squares(const double* lanes) {
 
 /// The sum of squares of one chunk of `count` elements, at most squares_chunk. A float's square is
 /// exact in double, so it does not matter whether product and sum are fused.
-CTRAIN_HOST_DEVICE inline double sum_of_squares(const float* values, std::int64_t count) {
+template <class G> CTRAIN_HOST_DEVICE double sum_of_squares(const G* values, std::int64_t count) {
   double lanes[squares_lanes] = {};
   for (std::int64_t i = 0; i < count; ++i)
-    lanes[i % squares_lanes] += double(values[i]) * double(values[i]);
+    lanes[i % squares_lanes] += double(float(values[i])) * double(float(values[i]));
   return fold_squares(lanes);
 }
 
