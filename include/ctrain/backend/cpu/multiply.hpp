@@ -22,22 +22,31 @@ struct Ahead {
   int step = 0;  // bytes
 };
 
-/// sums (Rows, 16 * Vectors; a row every 64) = or += rows * panel, over `groups` groups.
+/// Where a tile's sums go: a row every `stride` floats. `add` to what stands there; `stream` past
+/// the caches.
+struct Sums {
+  float* first = nullptr;
+  std::int64_t stride = 0;
+  bool add = false, stream = false;
+
+  Sums from_row(int r) const { return {first + r * stride, stride, add, stream}; }
+};
+
+/// sums (Rows, 16 * Vectors) = or += rows * panel, over `groups` groups.
 template <int Rows, int Vectors, class T>
-[[gnu::noinline]] void multiply_tile(float* sums, bool add, const T* const* rows,
-                                     std::int64_t group_step, const T* panel, int groups,
-                                     Ahead ahead) {
+[[gnu::noinline]] void multiply_tile(Sums sums, const T* const* rows, std::int64_t group_step,
+                                     const T* panel, int groups, Ahead ahead) {
   using Factor = simd::Factor<T>;
   constexpr int step = simd::width * Factor::group;
   simd::Lanes total[Rows][Vectors];
   const auto each_sum = [&](auto&& f) {
     simd::unrolled<Rows>([&](auto r) {
       simd::unrolled<Vectors>(
-          [&](auto v) { f(total[r][v], sums + r * panel_columns + v * simd::width); });
+          [&](auto v) { f(total[r][v], sums.first + r * sums.stride + v * simd::width); });
     });
   };
   each_sum([&](simd::Lanes& sum, const float* before) {
-    sum = add ? simd::load(before, simd::All{}) : simd::Lanes(0.0f);
+    sum = sums.add ? simd::load(before, simd::All{}) : simd::Lanes(0.0f);
   });
   const T* row[Rows];
   simd::unrolled<Rows>([&](auto r) { row[r] = rows[r]; });
@@ -53,15 +62,19 @@ template <int Rows, int Vectors, class T>
           [&](auto v) { total[r][v] = Factor::add_product(each, column[v], total[r][v]); });
     });
   }
-  each_sum([&](const simd::Lanes& sum, float* to) { simd::store(to, sum, simd::All{}); });
+  if (sums.stream)
+    each_sum([&](const simd::Lanes& sum, float* to) { simd::stream(to, sum); });
+  else
+    each_sum([&](const simd::Lanes& sum, float* to) { simd::store(to, sum, simd::All{}); });
 }
 
-/// One tile of at most 6 rows and all columns of a panel.
+/// One tile of all columns of a panel and min(count, 6) rows, rounded up to an even number, or to 6
+/// where the panel is narrow: `sums` has room for those.
 template <class T>
-void multiply_rows(float* sums, bool add, const T* const* rows, int count, std::int64_t group_step,
+void multiply_rows(Sums sums, const T* const* rows, int count, std::int64_t group_step,
                    const T* panel, int columns, int groups, Ahead ahead) {
   const auto tile = [&](auto height, auto vectors) {
-    multiply_tile<height, vectors, T>(sums, add, rows, group_step, panel, groups, ahead);
+    multiply_tile<height, vectors, T>(sums, rows, group_step, panel, groups, ahead);
   };
   using std::integral_constant;
   constexpr integral_constant<int, tile_height> all;
@@ -81,16 +94,18 @@ void multiply_rows(float* sums, bool add, const T* const* rows, int count, std::
   tile(integral_constant<int, 2>{}, wide);
 }
 
-/// sums (rows <= 96, 64) = a * panel of `groups` groups and `columns` columns. The groups are added
+/// Groups of a panel that stay in the nearer caches.
+inline constexpr int chunk_groups = 256;
+
+/// sums (rows, 64) = or += a * panel of `groups` groups and `columns` columns. The groups are added
 /// in order, whatever the rows: a row's sum does not depend on its neighbours.
 template <class T>
-void multiply_block(float* sums, const FactorRows<T>& a, int rows, const T* panel, int columns,
+void multiply_block(Sums sums, const FactorRows<T>& a, int rows, const T* panel, int columns,
                     int groups) {
-  constexpr int chunk = 256;  // groups of a panel that stay in the nearer caches
   const int group_size = columns * Panels<T>::group;
   const int tiles = (rows + tile_height - 1) / tile_height;
-  for (int start = 0; start < groups; start += chunk) {
-    const int here = std::min(chunk, groups - start);
+  for (int start = 0; start < groups; start += chunk_groups) {
+    const int here = std::min(chunk_groups, groups - start);
     const T* part = panel + std::int64_t(start) * group_size;
     Ahead ahead{reinterpret_cast<const char*>(part + std::int64_t(here) * group_size),
                 int(group_size * sizeof(T)) / tiles};
@@ -98,11 +113,35 @@ void multiply_block(float* sums, const FactorRows<T>& a, int rows, const T* pane
       const T* row[tile_height];
       for (int i = 0; i < tile_height; ++i)
         row[i] = a.first + std::min(r + i, rows - 1) * a.row_step + start * a.group_step;
-      multiply_rows(sums + r * panel_columns, start > 0, row, rows - r, a.group_step, part, columns,
-                    here, ahead);
+      multiply_rows(sums.from_row(r), row, rows - r, a.group_step, part, columns, here, ahead);
       ahead.from += std::int64_t(here) * ahead.step;
     }
+    sums.add = true;
   }
+}
+
+/// multiply_block() on a (64, 64) tile of a larger matrix of sums, in place. Asks for the next
+/// tile's sums while one is computed.
+template <class T>
+void multiply_in_place(Sums sums, const FactorRows<T>& a, const T* panel, int groups) {
+  for (int r = 0; r < panel_columns; r += tile_height) {
+    const T* row[tile_height];
+    for (int i = 0; i < tile_height; ++i)
+      row[i] = a.first + std::min(r + i, panel_columns - 1) * a.row_step;
+    const Sums next = sums.from_row(r + tile_height);
+    for (int i = 0; sums.add && i < tile_height * panel_columns / simd::width; ++i)
+      simd::prefetch(next.first + i / 4 * sums.stride + i % 4 * simd::width);
+    multiply_rows(sums.from_row(r), row, panel_columns - r, a.group_step, panel, panel_columns,
+                  groups, Ahead{reinterpret_cast<const char*>(panel), 0});
+  }
+}
+
+/// f(row, column, sums, All or Some) for 16 columns at a time of a (rows, 64) block of sums.
+template <class Finish> void each_of_block(const float* sums, int rows, int columns, Finish&& f) {
+  for (int r = 0; r < rows; ++r)
+    simd::each_lanes(columns, [&](int c, auto some) {
+      f(r, c, simd::load(sums + r * panel_columns + c, simd::All{}), some);
+    });
 }
 
 }  // namespace ctrain::cpu

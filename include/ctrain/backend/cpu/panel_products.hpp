@@ -20,12 +20,12 @@ class PanelProducts {
  public:
   explicit PanelProducts(Threads threads) : threads_(threads) {}
 
-  /// Takes the scratch memory that these layers need: a panel per worker, and the panels of up to
-  /// 512 rows of x.
+  /// Takes the scratch memory that these layers need: a panel per worker, and the panels of a
+  /// chunk of rows of x.
   template <class T> void prepare(std::span<const LinearShape> layers, std::span<const int> rows) {
     for (const LinearShape& layer : layers)
       for (int count : rows) {
-        const int depth = std::min(count, depth_chunk);
+        const int depth = std::min(count, depth_chunk<T>);
         panels_of<T>(std::max({layer.out, layer.in, depth}), layer.in, depth);
       }
   }
@@ -65,13 +65,14 @@ class PanelProducts {
 
   template <class T> void compute(const LinearBackwardWeight<T>& call) {
     column_sums(call.d_bias, call.dz, call.rows, call.out, call.accumulate, threads_);
-    for (int first = 0; first < call.rows; first += depth_chunk)
-      add_weight_gradient(call, first, std::min(depth_chunk, call.rows - first),
+    for (int first = 0; first < call.rows; first += depth_chunk<T>)
+      add_weight_gradient(call, first, std::min(depth_chunk<T>, call.rows - first),
                           call.accumulate || first > 0);
   }
 
  private:
-  static constexpr int depth_chunk = 512;  // rows of x and dz that are packed at a time
+  /// Rows of x and dz that are packed at a time.
+  template <class T> static constexpr int depth_chunk = chunk_groups* Panels<T>::group;
 
   /// W^T of a row-major (out, in) weight: depth in, width out.
   template <class T> static Operand<T> forward_operand(const T* weight, int out, int in) {
@@ -118,16 +119,6 @@ class PanelProducts {
     return {start + one * threads_.count, start, one};
   }
 
-  /// finish(row, column, sums, All or Some) for 16 columns at a time of a block of sums.
-  template <class Finish>
-  static void finish_block(const float* sums, int row, int rows, int column, int columns,
-                           Finish&& finish) {
-    for (int r = 0; r < rows; ++r)
-      simd::each_lanes(columns, [&](int c, auto some) {
-        finish(row + r, column + c, simd::load(sums + r * panel_columns + c, simd::All{}), some);
-      });
-  }
-
   /// a (rows, depth) times the operand; `kept` are its panels if the weight has two copies.
   template <class T, class Finish>
   void multiply(const T* a, int rows, const Weight<T>& weight, const T* kept,
@@ -141,9 +132,13 @@ class PanelProducts {
       const int first = b * height, count = std::min(height, rows - first);
       const FactorRows<T> from{a + std::int64_t(first) * operand.depth, operand.depth,
                                Panels<T>::group};
-      multiply_block(sums, from, count, panel, panels.columns(p), panels.groups());
-      finish_block(sums, first, count, p * panel_columns,
-                   std::min(panel_columns, operand.width - p * panel_columns), finish);
+      multiply_block<T>({sums, panel_columns}, from, count, panel, panels.columns(p),
+                        panels.groups());
+      const int column = p * panel_columns;
+      each_of_block(sums, count, std::min(panel_columns, operand.width - column),
+                    [&](int r, int c, simd::Lanes sum, auto some) {
+                      finish(first + r, column + c, sum, some);
+                    });
     };
     if (packed) {
       threads_.each(std::int64_t(panels.count()) * blocks,
@@ -169,27 +164,36 @@ class PanelProducts {
     const Operand<T> dz{call.dz + std::int64_t(first) * call.out, call.out, 1, rows, call.out};
     pack<Use::now>(scratch.shared, x, threads_);
     const Panels<T> columns{rows, call.in}, outputs{rows, call.out};
-    const bool stream = !add && std::int64_t(call.out) * call.in > (1 << 20) &&
-                        call.in % simd::width == 0;  // too large to be in a cache when it is read
+    const bool stream = !add && std::int64_t(call.out) * call.in > (1 << 20);  // beyond the caches
     threads_.each_by_worker(outputs.count(), [&](std::int64_t panel, int worker) {
-      const int output = int(panel) * panel_columns;
-      const int count = std::min(panel_columns, call.out - output);
       T* a = scratch.worker(worker);
       pack_panel<Use::now>(a, dz, int(panel), 0, outputs.groups() * outputs.group);
+      const int output = int(panel) * panel_columns;
       const FactorRows<T> from{a, outputs.group,
                                std::int64_t(outputs.columns(int(panel))) * outputs.group};
-      for (int p = 0; p < columns.count(); ++p) {
-        alignas(64) float sums[panel_columns * panel_columns + tile_height * panel_columns];
-        multiply_block(sums, from, count, scratch.shared + p * columns.stride(), columns.columns(p),
-                       columns.groups());
-        finish_block(sums, output, count, p * panel_columns,
-                     std::min(panel_columns, call.in - p * panel_columns),
-                     [&](int r, int c, simd::Lanes sum, auto some) {
-                       float* to = call.d_weight + std::int64_t(r) * call.in + c;
-                       stream ? simd::stream(to, sum) : put(to, sum, add, some);
-                     });
-      }
+      for (int p = 0; p < columns.count(); ++p)
+        weight_gradient_tile(call, from, output, scratch.shared + p * columns.stride(), p, columns,
+                             Sums{nullptr, call.in, add, stream});
       simd::end_streaming();
+    });
+  }
+
+  /// 64 outputs by 64 inputs of a weight's gradient.
+  template <class T>
+  static void weight_gradient_tile(const LinearBackwardWeight<T>& call, const FactorRows<T>& from,
+                                   int output, const T* panel, int p, const Panels<T>& panels,
+                                   Sums sums) {
+    const int input = p * panel_columns;
+    const int height = std::min(panel_columns, call.out - output);
+    const int width = std::min(panel_columns, call.in - input);
+    sums.first = call.d_weight + std::int64_t(output) * call.in + input;
+    if (height == panel_columns && width == panel_columns)
+      return multiply_in_place(sums, from, panel, panels.groups());
+    alignas(64) float apart[(panel_columns + tile_height) * panel_columns];
+    multiply_block<T>({apart, panel_columns}, from, height, panel, panels.columns(p),
+                      panels.groups());
+    each_of_block(apart, height, width, [&](int r, int c, simd::Lanes sum, auto some) {
+      put(sums.first + r * sums.stride + c, sum, sums.add, some);
     });
   }
 

@@ -22,9 +22,9 @@ template <class T> struct SummedRows {
     const simd::Lanes even = simd::load(from, some);
     if constexpr (word_group<T> == 1) return even;
     const simd::Lanes odd = row + 1 < rows ? simd::load(from + stride, some) : simd::Lanes(0.0f);
-    return _mm512_castsi512_ps(_mm512_or_si512(
-        _mm512_maskz_srli_epi32(0xffff, _mm512_castps_si512(even.value), 16),
-        _mm512_castps_si512(odd.value)));
+    return _mm512_castsi512_ps(
+        _mm512_or_si512(_mm512_maskz_srli_epi32(0xffff, _mm512_castps_si512(even.value), 16),
+                        _mm512_castps_si512(odd.value)));
   }
 };
 

@@ -18,9 +18,9 @@ inline constexpr int panel_steps = 256;  // words along the sum in a panel: 64 K
 
 using Word = std::uint32_t;
 
-/// sums (+)= a b: `height` x `columns` sums over `steps` words. Rows of `a` are words along the sum,
-/// `a_row` bytes apart; b is a panel of (steps, panel_width) words. `ahead`: the `a` of the call that
-/// follows, asked for on the way; may lie outside any object.
+/// sums (+)= a b: `height` x `columns` sums over `steps` words. Rows of `a` are words along the
+/// sum, `a_row` bytes apart; b is a panel of (steps, panel_width) words. `ahead`: the `a` of the
+/// call that follows, asked for on the way; may lie outside any object.
 struct TileProduct {
   const std::byte* a = nullptr;
   std::ptrdiff_t a_row = 0;
@@ -36,8 +36,7 @@ struct TileProduct {
 /// Whether this build has the tiles of T.
 template <class T> inline constexpr bool has_tiles = false;
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && \
-    !defined(__CUDACC__)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && !defined(__CUDACC__)
 
 template <> inline constexpr bool has_tiles<float> = true;
 #if defined(__AVX512BF16__)

@@ -31,14 +31,15 @@ struct Split {
 /// The products of linear layers (LinearForward, LinearBackwardInput, LinearBackwardWeight) from
 /// tiles of 6 x 64 sums (Goto & van de Geijn, "Anatomy of high-performance matrix multiplication",
 /// 2008). The operand that is broadcast is read where it stands, the other from panels that are
-/// packed on the way. Every sum runs along its words in order, whatever the threads, the rows of the
-/// call and the blocks: bits depend on operands alone, and trailing rows of zeros change nothing.
-/// All scratch memory is taken by the constructor.
+/// packed on the way. Every sum runs along its words in order, whatever the threads, the rows of
+/// the call and the blocks: bits depend on operands alone, and trailing rows of zeros change
+/// nothing. All scratch memory is taken by the constructor.
 class TileProducts {
  public:
   explicit TileProducts(Threads threads)
       : threads_(threads),
-        arena_(shared_words * bytes(sizeof(Word)) + threads.count * own_words * bytes(sizeof(Word))) {}
+        arena_(shared_words * bytes(sizeof(Word)) +
+               threads.count * own_words * bytes(sizeof(Word))) {}
 
   /// Whether the products of such a layer are made here: sums in whole words, panels that fit.
   template <class T> static constexpr bool serves(int out, int in) {
@@ -136,8 +137,8 @@ class TileProducts {
                          panel_steps * int(sizeof(Word)));
       }
     for (int first = 0; first < rows; first += panel_width)
-      finish_forward(call, sums + first * columns, row + first,
-                     std::min(panel_width, rows - first), column, columns);
+      finish_forward(call, sums + first * columns, row + first, std::min(panel_width, rows - first),
+                     column, columns);
   }
 
   /// All tiles of `rows` rows from `a` on; product.sums is the first row's. `onward`: bytes from
@@ -147,8 +148,7 @@ class TileProducts {
     float* const sums = product.sums;
     for (int r = 0; r < rows; r += tile_height) {
       product.a = a + r * product.a_row;
-      product.ahead =
-          r + tile_height < rows ? product.a + tile_height * product.a_row : a + onward;
+      product.ahead = r + tile_height < rows ? product.a + tile_height * product.a_row : a + onward;
       product.sums = sums + r * product.sums_row;
       product.height = std::min(tile_height, rows - r);
       multiply_tile<T>(product);
@@ -183,7 +183,8 @@ class TileProducts {
     const std::ptrdiff_t stride = out * std::ptrdiff_t(sizeof(T));
     const auto* left = reinterpret_cast<const std::byte*>(call.dz) + row * stride;
     const SummedRows<T> right{weight, in, out};
-    float* const sums = reinterpret_cast<float*>(scratch + input_panels * panel_steps * panel_width);
+    float* const sums =
+        reinterpret_cast<float*>(scratch + input_panels * panel_steps * panel_width);
     for (int step = 0; step < words; step += panel_steps) {
       const int steps = std::min(panel_steps, words - step);
       for (int c = 0; c < columns; c += panel_width) {
@@ -245,7 +246,8 @@ class TileProducts {
                                   .sums_row = in,
                                   .columns = std::min(panel_width, in - c),
                                   .add = call.accumulate || step > 0};
-        multiply_rows<T>(product, reinterpret_cast<const std::byte*>(dz + std::int64_t(row) * whole),
+        multiply_rows<T>(product,
+                         reinterpret_cast<const std::byte*>(dz + std::int64_t(row) * whole),
                          std::min(units.end(int(unit)) * tile_height, out) - row, 0);
       }
     });
