@@ -3,6 +3,7 @@
 
 #include <ctrain/backend/calls.hpp>
 #include <ctrain/backend/cpu/dropout.hpp>
+#include <ctrain/backend/cpu/multiply.hpp>
 #include <ctrain/backend/cpu/threads.hpp>
 #include <ctrain/backend/cpu/tiles.hpp>
 #include <ctrain/backend/math/softmax.hpp>
@@ -32,6 +33,28 @@ HeadBlocks<T> head_blocks(T* qkv, const HeadOfSentence& at, int heads, int size)
   return {at.block(qkv, 3 * hidden, 0, at.queries, size),
           at.block(qkv, 3 * hidden, hidden, at.keys, size),
           at.block(qkv, 3 * hidden, 2 * hidden, at.keys, size)};
+}
+
+/// products[i * stride + j] = dot(a row i, b row j).
+template <class T>
+void row_products(float* products, int stride, const Block<const T>& a, const Block<const T>& b) {
+  constexpr int group = Panels<T>::group;
+  if (a.columns % group != 0) return dot_products(products, stride, a, b);
+  multiply_small(FactorRows<T>{a.first, a.stride, group}, a.rows,
+                 Operand<T>{b.first, 1, b.stride, a.columns, b.rows},
+                 [&](int i, int j, simd::Lanes sum, auto some) {
+                   simd::store(products + i * stride + j, sum, some);
+                 });
+}
+
+/// Row i of `to` = sum over k of weights[i * row_step + k * source_step] * source row k.
+template <class T>
+void combine_rows(const Block<T>& to, const float* weights, int row_step, int source_step,
+                  const Block<const T>& source) {
+  multiply_small(
+      FactorRows<float>{weights, row_step, source_step}, to.rows,
+      Operand<T>{source.first, source.stride, 1, source.rows, source.columns},
+      [&](int i, int c, simd::Lanes sum, auto some) { simd::store(to.row(i) + c, sum, some); });
 }
 
 /// f(HeadOfSentence, workspace) for every head of every sentence; each is one thread's.
@@ -84,7 +107,7 @@ template <class T> void compute(const AttentionForward<T>& call, const Threads& 
   each_head(call, threads, [&](const HeadOfSentence& at, float* scores) {
     const auto [q, k, v] = head_blocks(call.qkv, at, call.heads, call.head_size);
     const auto context = at.block(call.context, hidden, 0, at.queries, call.head_size);
-    if (at.queries > 0 && at.keys > 0) dot_products(scores, call.length, q, k);
+    if (at.keys > 0) row_products(scores, call.length, q, k);
     for (int i = 0; i < at.queries; ++i) {
       const int row = at.first_row + i;
       call.lse[std::int64_t(row) * call.heads + at.head] =
@@ -93,7 +116,7 @@ template <class T> void compute(const AttentionForward<T>& call, const Threads& 
               : softmax_row(scores + i * call.length, at.keys, scale,
                             probability_dropout(call, row), std::uint32_t(at.head) * 4096u);
     }
-    weighted_sums(context, Coefficients<float>{scores, call.length, 1}, v);
+    combine_rows(context, scores, call.length, 1, v);
   });
   const int used = call.batch.first_row[call.batch.sentences];
   clear_rows(call.context, hidden, used, call.batch.rows);
@@ -133,9 +156,9 @@ template <class T> void compute(const AttentionBackward<T>& call, const Threads&
     const auto [q, k, v] = head_blocks(call.qkv, at, call.heads, call.head_size);
     const auto [d_q, d_k, d_v] = head_blocks(call.d_qkv, at, call.heads, call.head_size);
     const auto d_context = at.block(call.d_context, hidden, 0, at.queries, call.head_size);
-    if (at.queries > 0 && at.keys > 0) {
-      dot_products(scores, call.length, q, k);
-      dot_products(slopes, call.length, d_context, v);
+    if (at.keys > 0) {
+      row_products(scores, call.length, q, k);
+      row_products(slopes, call.length, d_context, v);
     }
     for (int i = 0; i < at.queries; ++i) {
       const int row = at.first_row + i;
@@ -143,9 +166,9 @@ template <class T> void compute(const AttentionBackward<T>& call, const Threads&
                            call.lse[std::int64_t(row) * call.heads + at.head],
                            probability_dropout(call, row), std::uint32_t(at.head) * 4096u);
     }
-    weighted_sums(d_q, Coefficients<float>{slopes, call.length, 1}, k);
-    weighted_sums(d_k, Coefficients<float>{slopes, 1, call.length}, q);
-    weighted_sums(d_v, Coefficients<float>{scores, 1, call.length}, d_context);
+    combine_rows(d_q, slopes, call.length, 1, k);
+    combine_rows(d_k, slopes, 1, call.length, q);
+    combine_rows(d_v, scores, 1, call.length, d_context);
     for (int i = at.keys; i < at.queries; ++i)  // padding: never a key
       for (int part = 1; part < 3; ++part)
         std::memset(static_cast<void*>(d_q.row(i) + part * hidden), 0,

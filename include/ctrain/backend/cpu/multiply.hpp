@@ -144,4 +144,33 @@ template <class Finish> void each_of_block(const float* sums, int rows, int colu
     });
 }
 
+/// A (rows, depth) times a (depth, width) operand, whose panels are packed on the stack as A's
+/// type. finish(row, column, sums, All or Some) takes 16 columns at a time.
+template <class T, class From, class Finish>
+void multiply_small(const FactorRows<T>& a, int rows, const Operand<From>& b, Finish&& finish) {
+  constexpr int depth_step = 512;  // panels of 128 KiB at most
+  alignas(64) T panel[depth_step * panel_columns];
+  alignas(64) float sums[block_rows * panel_columns];
+  for (int p = 0; p * panel_columns < b.width; ++p)
+    for (int first = 0; first < rows; first += block_rows) {
+      const int count = std::min(block_rows, rows - first);
+      if (b.depth == 0) std::fill_n(sums, count * panel_columns, 0.0f);
+      for (int k = 0; k < b.depth; k += depth_step) {
+        const Operand<From> part{b.at(k, 0), b.depth_step, b.column_step,
+                                 std::min(depth_step, b.depth - k), b.width};
+        const Panels<T> panels{part.depth, part.width};
+        if (first == 0 || b.depth > depth_step)
+          pack_panel<Use::now>(panel, part, p, 0, panels.groups() * panels.group);
+        const FactorRows<T> from{a.first + first * a.row_step + k / panels.group * a.group_step,
+                                 a.row_step, a.group_step};
+        multiply_block<T>({sums, panel_columns, k > 0}, from, count, panel, panels.columns(p),
+                          panels.groups());
+      }
+      each_of_block(sums, count, std::min(panel_columns, b.width - p * panel_columns),
+                    [&](int r, int c, simd::Lanes sum, auto some) {
+                      finish(first + r, p * panel_columns + c, sum, some);
+                    });
+    }
+}
+
 }  // namespace ctrain::cpu
