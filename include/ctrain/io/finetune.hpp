@@ -31,6 +31,7 @@
 #include <new>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -141,6 +142,7 @@ inline RunData read_data(const Flags& flags, const ModelShape& model) {
 /// Creates the folder that a flag names where there is none. Throws Error unless this user may
 /// write in it.
 inline void require_folder(const std::string& flag, const std::filesystem::path& folder) {
+  if (folder.empty()) throw Error("flag --" + flag, "it is empty", "Name a folder");
   std::error_code failure;
   std::filesystem::create_directories(folder, failure);
   if (!failure && ::access(folder.c_str(), W_OK) != 0)
@@ -152,6 +154,10 @@ inline void require_folder(const std::string& flag, const std::filesystem::path&
 }
 
 // the run ----------------------------------------------------------------------------------------
+
+/// What --monitor may name.
+inline constexpr std::string_view metric_names[] = {"train_loss", "train_acc", "val_loss",
+                                                    "val_acc", "val_f1"};
 
 /// One run of P's trainer: everything between a command line and predict.json.
 template <HasPolicy P, Backend B> class FineTuning {
@@ -169,6 +175,8 @@ template <HasPolicy P, Backend B> class FineTuning {
     load_weights_or_draw();
     if (!flags_.ckpt_path.empty()) resume();
     schedule_ = learning_rate();
+    require_known_metric();
+    validation_period(flags_.val_check_interval, sampler_.batches(0));
     prepare_outputs();
     log_.emplace(flags_.default_root_dir, settings(flags_));
     measure_peak();
@@ -248,13 +256,21 @@ template <HasPolicy P, Backend B> class FineTuning {
                      .end = as_written(policy.schedule.end)});
   }
 
+  void require_known_metric() const {
+    const bool known = flags_.monitor.empty() || std::ranges::count(metric_names, flags_.monitor);
+    if (!known)
+      throw Error("flag --monitor", "there is no metric '" + flags_.monitor + "'",
+                  fmt::format("Name one of {}", fmt::join(metric_names, ", ")));
+  }
+
   /// Whatever cannot be written is found now, not after the last epoch.
   void prepare_outputs() const {
     require_folder("dirpath", flags_.dirpath);
-    require_folder("output_save_path", folder_of(flags_.output_save_path));
-    if (std::filesystem::is_directory(flags_.output_save_path))
-      throw Error("flag --output_save_path", flags_.output_save_path + " is a directory",
-                  "Name a file for the predictions");
+    const std::filesystem::path predictions = flags_.output_save_path;
+    require_folder("output_save_path", folder_of(predictions));
+    if (!predictions.has_filename() || std::filesystem::is_directory(predictions))
+      throw Error("flag --output_save_path", "'" + predictions.string() + "' names no file",
+                  "Name one for the predictions");
     if (!flags_.export_path.empty()) require_folder("export_path", flags_.export_path);
   }
 
@@ -289,7 +305,7 @@ template <HasPolicy P, Backend B> class FineTuning {
     const std::int64_t batches = sampler_.batches();
     const std::int64_t validation =
         batches_per_epoch(data_.validation.size(), flags_.valid_batchsize);
-    plan_ = {batches, validation, validation_period(flags_.val_check_interval, batches)};
+    plan_ = {batches, validation, period(batches)};
     bar_ = {.description = epoch_description(epoch), .total = plan_.total()};
     const std::int64_t before = sampler_.position().batch;
     bar_.done = before + validation * (before / plan_.period);
@@ -314,6 +330,14 @@ template <HasPolicy P, Backend B> class FineTuning {
     if (sampler_.position().batch < batches) return;  // max_steps ended it
     checkpoint_if_due(CheckpointMoment::train_epoch_end, epoch);
     sampler_.start({epoch + 1});
+  }
+
+  /// Batches between two validations. Packed epochs differ by a few batches: a number that the
+  /// first one has is cut to what a later one has.
+  std::int64_t period(std::int64_t batches) const {
+    ValidationInterval interval = flags_.val_check_interval;
+    interval.batches = std::min(interval.batches, batches);
+    return validation_period(interval, batches);
   }
 
   void after_step(std::int64_t epoch, const StepResult& result, double seconds) {
