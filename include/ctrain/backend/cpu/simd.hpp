@@ -209,14 +209,14 @@ CTRAIN_INLINE void transpose(Lanes (&rows)[width]) {
 
 /// Stores past the caches where `to` is aligned to 64 bytes: for what is not read again soon.
 /// Others see it after end_streaming().
-CTRAIN_INLINE void stream(void* to, __m512i bits) {
+CTRAIN_INLINE void stream_bits(void* to, __m512i bits) {
   if (reinterpret_cast<std::uintptr_t>(to) % 64 == 0)
     _mm512_stream_si512(static_cast<__m512i*>(to), bits);
   else
     _mm512_storeu_si512(to, bits);
 }
 CTRAIN_INLINE void stream(float* to, Lanes a) {
-  stream(to, _mm512_castps_si512(a.value));
+  stream_bits(to, _mm512_castps_si512(a.value));
 }
 
 /// Lane i: the bits of bf16(even lane i), then those of bf16(odd lane i).
@@ -230,7 +230,7 @@ CTRAIN_INLINE void store_pairs(bf16* to, Lanes even, Lanes odd) {
   _mm512_storeu_si512(to, narrow_pairs(even, odd));
 }
 CTRAIN_INLINE void stream_pairs(bf16* to, Lanes even, Lanes odd) {
-  stream(to, narrow_pairs(even, odd));
+  stream_bits(to, narrow_pairs(even, odd));
 }
 CTRAIN_INLINE void end_streaming() {
   _mm_sfence();
