@@ -21,10 +21,12 @@ struct ElementBytes {
 
 /// Consecutive units of the model (unit 0 is the embedding, then one per block, then the head)
 /// whose gradients are reduced together and whose parameters are gathered together. `elements` are
-/// padded so that every data rank has an equal shard.
+/// padded so that every data rank has an equal shard. `norm_elements` of them are gains and biases
+/// of norms that work on single rows.
 struct Bucket {
   int first = 0, units = 0;
   std::int64_t elements = 0;
+  std::int64_t norm_elements = 0;
 
   constexpr bool has(int unit) const { return unit >= first && unit < first + units; }
 };
@@ -79,6 +81,16 @@ constexpr std::int64_t unit_elements(const ParameterTable& t, Segment segment, i
   return sum;
 }
 
+/// Elements of norms over the rows of the stream: all but the head's, which sees one row a
+/// sentence.
+constexpr std::int64_t norm_elements(const ParameterTable& t, Segment segment) {
+  std::int64_t sum = 0;
+  for (int i = 0; i < t.rows.size; ++i)
+    if (t.rows.rows[i].segment == segment && t.rows.rows[i].norm && segment != Segment::head)
+      sum += t.rows.rows[i].elements();
+  return sum;
+}
+
 /// Blocks are dealt evenly; the first stage also has the embedding and the last one the head.
 /// Buckets fill from the head down, in whole units, until each has at least `bucket` bytes.
 constexpr StageLayout stage_layout(const ParameterTable& t, const Grid& grid, bytes bucket,
@@ -91,13 +103,16 @@ constexpr StageLayout stage_layout(const ParameterTable& t, const Grid& grid, by
                      .buckets = {}};
   const std::int64_t embedding_size = unit_elements(t, Segment::embedding, grid.tensor),
                      block_size = unit_elements(t, Segment::block, grid.tensor),
-                     head_size = unit_elements(t, Segment::head, grid.tensor);
+                     head_size = unit_elements(t, Segment::head, grid.tensor),
+                     embedding_norms = norm_elements(t, Segment::embedding),
+                     block_norms = norm_elements(t, Segment::block);
   const int least_units = (layout.units + most_buckets - 1) / most_buckets;
   Bucket open;
   for (int unit = layout.first + layout.units - 1; unit >= layout.first; --unit) {
     open.first = unit;
     ++open.units;
     open.elements += unit == 0 ? embedding_size : unit == t.layers + 1 ? head_size : block_size;
+    if (unit <= t.layers) open.norm_elements += unit == 0 ? embedding_norms : block_norms;
     const bool full = open.elements * size.gradient >= bucket && open.units >= least_units;
     if (!full && unit > layout.first) continue;
     open.elements = round_up(open.elements, 16 * grid.data);

@@ -89,15 +89,26 @@ template <int Capacity> struct StageWriter {
 
   int reductions[most_buckets]{};  // the event that started each bucket's
 
+  /// Where each tensor rank has normed rows of its own, it has seen a part of the norms' gradients.
+  constexpr void sum_norms(int b, Place gradients) {
+    if (split.norms_to_sum(layout.buckets.rows[b]) > 0)
+      wait(collective(Collective::all_reduce, Group::tensor, b, gradients, gradients,
+                      split.norms_to_sum(layout.buckets.rows[b])));
+  }
+
   /// Backward of the last micro-batch, stages 0 and 1: each bucket is reduced over the data ranks
   /// while the ones below it are still computed.
   constexpr void backward_and_reduce(Work work, int micro, int slot) {
-    const bool shared = split.grid.data > 1;
-    if (!shared) return backward_all(work, micro, slot);
+    if (split.grid.data == 1) {
+      backward_all(work, micro, slot);
+      for (int b = 0; b < layout.buckets.size; ++b) sum_norms(b, place(Store::gradients, b));
+      return;
+    }
     for (int b = 0; b < layout.buckets.size; ++b) {
       const Bucket& bucket = layout.buckets.rows[b];
       const Place gradients = place(Store::gradients, b);
       units(work, bucket.first, bucket.units, micro, slot, place(Store::parameters, b), gradients);
+      sum_norms(b, gradients);
       reductions[b] =
           collective(split.zero.stage == 0 ? Collective::all_reduce : Collective::reduce_scatter,
                      Group::data, b, gradients, gradients, gradient_bytes(b));
@@ -116,6 +127,7 @@ template <int Capacity> struct StageWriter {
   /// ranks has been added to the shard that this rank keeps.
   constexpr void start_reduction(int b) {
     const Place buffer = place(Store::reducing, b % Split::reduce_buffers);
+    sum_norms(b, buffer);
     reductions[b] =
         collective(Collective::reduce_scatter, Group::data, b, buffer, buffer, gradient_bytes(b));
   }

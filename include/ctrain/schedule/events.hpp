@@ -121,6 +121,10 @@ struct Split {
     const int ahead = order == PipelineOrder::zero_bubble ? grid.pipeline : grid.pipeline - stage;
     return ahead < micro_batches ? ahead : micro_batches;
   }
+  /// Bytes of a bucket's gradients that tensor ranks have summands of.
+  constexpr bytes norms_to_sum(const Bucket& bucket) const {
+    return sequence ? bucket.norm_elements * size.gradient : 0;
+  }
   /// The group whose square sums make the global norm, and whether there is more than one sum.
   constexpr Group norm_group() const { return zero.stage == 0 ? Group::model : Group::world; }
   constexpr bool gathers_norm() const { return grid.size(norm_group()) > 1; }

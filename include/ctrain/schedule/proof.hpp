@@ -53,7 +53,7 @@ enum class Norm : std::uint8_t { none, own_part, all };
 
 /// Gradients of one bucket that a rank keeps over micro-batches.
 struct Gradients {
-  bool cleared = false, reduced = false;
+  bool cleared = false, norms_summed = false, reduced = false;
   int micro_batches = 0;
 };
 
@@ -70,6 +70,7 @@ struct Activations {
 struct ReducingBuffer {
   Reducing state = Reducing::undefined;
   int bucket = -1, micro = -1;
+  bool norms_summed = false;
 };
 
 /// All there is to know about one rank while it walks its table.
@@ -318,7 +319,8 @@ template <int Ranks, int Capacity> struct Walk {
       const Gradients& g = w.gradients[b];
       read(rank, place(store, b));
       require(g.micro_batches == split.micro_batches &&
-                  (g.reduced || split.grid.data == 1 || split.zero.stage >= 2),
+                  (g.reduced || split.grid.data == 1 || split.zero.stage >= 2) &&
+                  (g.norms_summed || !sums_norms(rank, b) || split.zero.stage >= 2),
               Promise::gradients_count_once, rank);
     }
     require(w.norm == Norm::none, Promise::events_make_sense, rank);
@@ -385,6 +387,7 @@ template <int Ranks, int Capacity> struct Walk {
       require(w.norm == Norm::own_part, Promise::values_are_there, rank);
       return;
     }
+    if (e.group == Group::tensor) return start_norm_sum(rank, e);
     const bool reduces = e.collective != Collective::all_gather;
     const bytes element = reduces ? split.size.gradient : split.size.parameter;
     require(e.group == Group::data && split.grid.data > 1, Promise::events_make_sense, rank);
@@ -395,14 +398,16 @@ template <int Ranks, int Capacity> struct Walk {
           e.from == place(Store::gradients, b) && e.to == e.from && stage < 2 &&
               e.collective == (stage == 0 ? Collective::all_reduce : Collective::reduce_scatter),
           Promise::events_make_sense, rank);
-      require(g.micro_batches == split.micro_batches && !g.reduced, Promise::gradients_count_once,
-              rank);
+      require(g.micro_batches == split.micro_batches && !g.reduced &&
+                  g.norms_summed == sums_norms(rank, b),
+              Promise::gradients_count_once, rank);
     } else if (e.from.store == Store::reducing) {
       const ReducingBuffer& r = w.reducing[e.from.index];
       require(e.to == e.from && e.collective == Collective::reduce_scatter,
               Promise::events_make_sense, rank);
       owns(rank, e.from);
       require(r.state == Reducing::own && r.bucket == b, Promise::values_are_there, rank);
+      require(r.norms_summed == sums_norms(rank, b), Promise::gradients_count_once, rank);
     } else if (e.from == place(Store::parameters, b)) {
       require(e.to == e.from && e.collective == Collective::all_gather && stage >= 1 && stage <= 2,
               Promise::events_make_sense, rank);
@@ -415,8 +420,39 @@ template <int Ranks, int Capacity> struct Walk {
       require(w.versions[b] == Version::before_update, Promise::values_are_there, rank);
     }
   }
+  constexpr bool sums_norms(int rank, int b) const {
+    return split.norms_to_sum(layouts[rank]->buckets.rows[b]) > 0;
+  }
+  /// Parts of norms' gradients, each tensor rank's once, before anything else is done with them.
+  constexpr void start_norm_sum(int rank, const Event& e) {
+    Walker<Capacity>& w = walkers[rank];
+    const bool whole = e.from.store == Store::gradients;
+    if (!require(sums_norms(rank, e.first) && e.collective == Collective::all_reduce &&
+                     e.to == e.from &&
+                     (whole ? e.from == place(Store::gradients, e.first) && split.zero.stage < 2
+                            : e.from.store == Store::reducing),
+                 Promise::events_make_sense, rank))
+      return;
+    require(e.size == split.norms_to_sum(layouts[rank]->buckets.rows[e.first]),
+            Promise::payloads_are_whole, rank);
+    if (whole) {
+      const Gradients& g = w.gradients[e.first];
+      require(g.micro_batches == split.micro_batches && !g.reduced && !g.norms_summed,
+              Promise::gradients_count_once, rank);
+    } else {
+      const ReducingBuffer& r = w.reducing[e.from.index];
+      owns(rank, e.from);
+      require(r.state == Reducing::own && r.bucket == e.first && !r.norms_summed,
+              Promise::gradients_count_once, rank);
+    }
+  }
   constexpr void end_collective(int rank, const Event& e) {
     Walker<Capacity>& w = walkers[rank];
+    if (e.group == Group::tensor && e.from.store == Store::gradients)
+      w.gradients[e.first].norms_summed = true;
+    if (e.group == Group::tensor && e.from.store == Store::reducing)
+      w.reducing[e.from.index].norms_summed = true;
+    if (e.group == Group::tensor) return;
     if (e.from.store == Store::norms) w.norm = Norm::all;
     if (e.from.store == Store::gradients) w.gradients[e.first].reduced = true;
     if (e.from.store == Store::reducing) w.reducing[e.from.index].state = Reducing::reduced;
@@ -758,13 +794,18 @@ constexpr bytes bytes_sent(const Schedule<Stages, Capacity>& s, int stage) {
 
 /// What it must send at least, given what ZeRO leaves where (arXiv 1910.02054, section 7): sums of
 /// gradients and updated parameters once a step; in stage 2 gradients, and in stage 3 both and
-/// parameters twice, once a micro-batch; the streams between stages; eight bytes for the norm.
+/// parameters twice, once a micro-batch; the streams between stages; with sequence parallelism the
+/// norms' gradients; eight bytes for the global norm. What tensor ranks exchange within blocks is
+/// counted by tensor.hpp.
 constexpr bytes least_bytes_sent(const Split& split, const StageLayout& layout) {
   const int n = split.grid.data, m = split.micro_batches;
   const bytes shard = layout.elements() / n * (n - 1);
   const bytes gradients = shard * split.size.gradient, parameters = shard * split.size.parameter;
   const int neighbours = (layout.stage > 0) + (layout.stage + 1 < split.grid.pipeline);
   bytes sum = neighbours * m * split.stream;
+  for (int b = 0; b < layout.buckets.size; ++b)
+    sum += (split.zero.stage >= 2 ? m : 1) * bytes_sent(Collective::all_reduce, split.grid.tensor,
+                                                        split.norms_to_sum(layout.buckets.rows[b]));
   if (split.gathers_norm()) sum += 8 * (split.grid.size(split.norm_group()) - 1);
   switch (split.zero.stage) {
     case 0:

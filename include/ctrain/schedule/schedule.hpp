@@ -5,6 +5,7 @@
 #include <ctrain/policy/rules.hpp>
 #include <ctrain/schedule/build.hpp>
 #include <ctrain/schedule/proof.hpp>
+#include <ctrain/schedule/tensor.hpp>
 
 #include <cstddef>
 #include <type_traits>
@@ -74,6 +75,13 @@ template <class P> struct ScheduleOf {
   static constexpr Schedule<stages, capacity> schedule =
       build_schedule<stages, capacity>(split, GraphOf<P>::graph.parameters);
 
+  /// What tensor ranks exchange within the programs that compute events run.
+  static constexpr TensorPrograms meetings =
+      tensor_programs(GraphOf<P>::graph, P::policy.parallel.sequence);
+
+  static_assert(meetings.consistent(), "internal: an op finds an operand spread in the wrong way");
+  static_assert(meetings.backward_block.norm_gradients_are_summands == split.sequence,
+                "internal: gradients of norms are summands that nobody adds up, or the reverse");
   static_assert(collectives_are_exact<split.grid.data>,
                 "internal: a collective over the data ranks is not what its exchanges do");
   static_assert(collectives_are_exact<split.grid.tensor>,

@@ -6,6 +6,7 @@
 #include <ctrain/schedule/build.hpp>
 #include <ctrain/schedule/collectives.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -86,6 +87,17 @@ struct RankTable {
 struct Tables {
   Split split;
   std::vector<RankTable> ranks;
+
+  /// Values of one data rank's shard of a bucket: one of the tensor rank's own and, where the
+  /// norms' gradients are summands, one for each tensor rank's share of their sum, which all have.
+  int shard() const { return 1 + (split.sequence ? split.grid.tensor : 0); }
+  int values() const { return split.grid.data * shard(); }
+  /// The tensor rank whose parameter value i is; -1: that of all.
+  int owner(int tensor, int i) const { return i % shard() == 0 ? tensor : -1; }
+  /// Only blocks have norms over rows.
+  bool contributes(int unit, int i) const {
+    return i % shard() == 0 || (unit > 0 && unit <= split.layers);
+  }
 };
 
 template <int Stages, int Capacity> Tables tables_of(const ctrain::Schedule<Stages, Capacity>& s) {
@@ -106,7 +118,7 @@ using Parameters = std::vector<std::vector<std::vector<Value>>>;
 /// What one rank after the other, in plain loops, makes of `steps` steps.
 inline Parameters reference(const Tables& t, int steps) {
   const Grid grid = t.split.grid;
-  const int n = grid.data;
+  const int n = t.values();
   const auto rank_of = [&](int stage, int tensor) { return grid.rank({0, tensor, stage}); };
   Parameters p(t.ranks.size());
   for (int stage = 0; stage < grid.pipeline; ++stage)
@@ -117,14 +129,14 @@ inline Parameters reference(const Tables& t, int steps) {
       for (int b = 0; b < buckets; ++b)
         for (int c = 0; c < n; ++c)
           p[std::size_t(rank)][std::size_t(b)][std::size_t(c)] =
-              first_parameter(stage, tensor, b, c);
+              first_parameter(stage, t.owner(tensor, c), b, c);
     }
   for (int step = 0; step < steps; ++step) {
     Parameters g = p;
     for (auto& rank : g)
       for (auto& bucket : rank)
         for (Value& v : bucket) v = 0;
-    for (int data = 0; data < n; ++data)
+    for (int data = 0; data < grid.data; ++data)
       for (int micro = 0; micro < t.split.micro_batches; ++micro) {
         Value x = input(step, data, micro);
         std::vector<Value> saved;
@@ -151,8 +163,10 @@ inline Parameters reference(const Tables& t, int steps) {
             const int b = layout.bucket_of(u);
             for (int tensor = 0; tensor < grid.tensor; ++tensor)
               for (int c = 0; c < n; ++c)
-                g[std::size_t(rank_of(stage, tensor))][std::size_t(b)][std::size_t(c)] +=
-                    gradient(saved[std::size_t(u)], dy, u, c, tensor);
+                for (int from = 0; from < grid.tensor; ++from)
+                  if (t.contributes(u, c) && (from == tensor || t.owner(tensor, c) < 0))
+                    g[std::size_t(rank_of(stage, tensor))][std::size_t(b)][std::size_t(c)] +=
+                        gradient(saved[std::size_t(u)], dy, u, c, from);
             dy = sum_over_tensor_ranks(stage, u, dy, 1);
           }
         }
@@ -266,7 +280,7 @@ class Simulator {
   Layout make_layout(int rank) const {
     const RankTable& t = tables_.ranks[std::size_t(rank)];
     const Split& s = tables_.split;
-    const int b = t.layout.buckets.size, n = grid_.data, slots = s.slots(t.layout.stage);
+    const int b = t.layout.buckets.size, n = tables_.values(), slots = s.slots(t.layout.stage);
     Layout l;
     const auto add = [&](Store store, int count, int chunks) {
       l.chunks[int(store)] = chunks;
@@ -276,9 +290,9 @@ class Simulator {
       }
     };
     add(Store::parameters, s.zero.stage < 3 ? b : 0, n);
-    add(Store::parameter_shard, s.zero.stage == 3 ? b : 0, 1);
+    add(Store::parameter_shard, s.zero.stage == 3 ? b : 0, tables_.shard());
     add(Store::gradients, s.zero.stage < 2 ? b : 0, n);
-    add(Store::gradient_shard, s.zero.stage >= 2 ? b : 0, 1);
+    add(Store::gradient_shard, s.zero.stage >= 2 ? b : 0, tables_.shard());
     add(Store::norms, 1, s.gathers_norm() ? grid_.size(s.norm_group()) : 1);
     add(Store::gathered, s.gather_buffers(), n);
     add(Store::reducing, Split::reduce_buffers, n);
@@ -305,12 +319,12 @@ class Simulator {
       r.step = r.section = r.iteration = r.position = 0;
       r.at_end = t.sections.empty();
       for (int b = 0; b < t.layout.buckets.size; ++b)
-        for (int k = 0; k < grid_.data; ++k) {
-          const Value v = first_parameter(c.pipeline, c.tensor, b, k);
+        for (int k = 0; k < tables_.values(); ++k) {
+          const Value v = first_parameter(c.pipeline, tables_.owner(c.tensor, k), b, k);
           if (tables_.split.zero.stage < 3)
             at(rank, {Store::parameters, std::int16_t(b)})[k] = v;
-          else if (k == c.data)
-            at(rank, {Store::parameter_shard, std::int16_t(b)})[0] = v;
+          else if (k / tables_.shard() == c.data)
+            at(rank, {Store::parameter_shard, std::int16_t(b)})[k % tables_.shard()] = v;
         }
     }
   }
@@ -390,17 +404,17 @@ class Simulator {
 
   void compare(int rank) {
     const auto& expected = expected_[std::size_t(rank)];
-    const int own = grid_.at(rank).data;
-    for (int b = 0; b < int(expected.size()); ++b)
-      for (int c = 0; c < grid_.data; ++c) {
-        const bool whole = tables_.split.zero.stage < 3;
-        if (!whole && c != own) continue;
-        const Value* p =
-            at(rank, {whole ? Store::parameters : Store::parameter_shard, std::int16_t(b)});
-        if (p[whole ? c : 0] != expected[std::size_t(b)][std::size_t(c)])
+    const bool whole = tables_.split.zero.stage < 3;
+    const int first = whole ? 0 : own_shard(rank);
+    for (int b = 0; b < int(expected.size()); ++b) {
+      const Place p{whole ? Store::parameters : Store::parameter_shard, std::int16_t(b)};
+      for (int i = 0; i < chunks(rank, p); ++i)
+        if (at(rank, p)[i] != expected[std::size_t(b)][std::size_t(first + i)])
           outcome_ = Outcome::wrong_values;
-      }
+    }
   }
+  /// Where the values of this data rank's shard start in a whole bucket.
+  int own_shard(int rank) const { return grid_.at(rank).data * tables_.shard(); }
 
   // compute --------------------------------------------------------------------------------------
 
@@ -480,7 +494,7 @@ class Simulator {
     for (int i = 0; i < n; ++i) {
       const Value* p = parameters(group[i], events[i], unit);
       if (p == nullptr) return false;
-      sum += mix(unit_of(p, grid_.data, unit) + salt, v);
+      sum += mix(unit_of(p, tables_.values(), unit) + salt, v);
     }
     result = mix(v, sum);
     return true;
@@ -547,11 +561,11 @@ class Simulator {
       if (p.store == Store::gradients) p.index = std::int16_t(b);
       if (p.store != Store::gradients && p.store != Store::reducing) return false;
       if (!exists(rank, p)) return false;
-      for (int c = 0; c < grid_.data; ++c) {
+      for (int c = 0; c < tables_.values(); ++c) {
         Value sum = 0;
         bool any = false;
         for (int u = bucket.first; u < bucket.first + bucket.units; ++u) {
-          if (u < e.first || u >= e.first + e.count) continue;
+          if (u < e.first || u >= e.first + e.count || !tables_.contributes(u, c)) continue;
           any = true;
           sum += gradient(slot[std::size_t(2 + u - layout.first)],
                           slot[std::size_t(2 + layout.units + u - layout.first)], u, c,
@@ -567,15 +581,18 @@ class Simulator {
   bool on_buckets(int rank, const Event& e) {
     Rank& r = ranks_[std::size_t(rank)];
     const Split& s = tables_.split;
-    const int own = grid_.at(rank).data, stage = s.zero.stage;
-    const auto shard = [&](Place p) { return chunks(rank, p) == 1 ? 0 : own; };
+    const int stage = s.zero.stage;
+    // What a rank works on: all of a bucket, or its shard, which is a part of the bucket or alone.
+    const auto first = [&](Place p) {
+      return stage == 0 || chunks(rank, p) == tables_.shard() ? 0 : own_shard(rank);
+    };
+    const int count = stage == 0 ? tables_.values() : tables_.shard();
     if (e.work == Work::norm) {
       Value sum = 0;
       for (int b = e.first; b < e.first + e.count; ++b) {
         const Place g{e.from.store, std::int16_t(b)};
         if (!exists(rank, g)) return malformed();
-        if (stage > 0) sum += 3 * at(rank, g)[shard(g)];
-        for (int c = 0; stage == 0 && c < grid_.data; ++c) sum += 3 * at(rank, g)[c];
+        for (int c = 0; c < count; ++c) sum += 3 * at(rank, g)[first(g) + c];
       }
       if (!exists(rank, e.to)) return malformed();
       const int mine = s.gathers_norm() ? grid_.position(s.norm_group(), grid_.at(rank)) : 0;
@@ -595,15 +612,13 @@ class Simulator {
       Value* t = at(rank, to);
       if (e.work == Work::clear) {
         for (int c = 0; c < chunks(rank, to); ++c) r.writes.push_back({t + c, 0});
-      } else if (e.work == Work::accumulate) {
-        r.writes.push_back({t + shard(to), t[shard(to)] + at(rank, from)[shard(from)]});
-      } else {
-        for (int c = 0; c < chunks(rank, to); ++c) {
-          if (stage > 0 && c != shard(to)) continue;
-          const Value g = at(rank, from)[stage > 0 ? shard(from) : c];
-          r.writes.push_back({t + c, updated(t[c], g, norm)});
-        }
+        continue;
       }
+      t += first(to);
+      const Value* g = at(rank, from) + first(from);
+      for (int c = 0; c < count; ++c)
+        r.writes.push_back(
+            {t + c, e.work == Work::accumulate ? t[c] + g[c] : updated(t[c], g[c], norm)});
     }
     r.computing = true;
     return true;
@@ -611,14 +626,29 @@ class Simulator {
 
   // transfers ------------------------------------------------------------------------------------
 
+  bool can_be_shared(int rank, const Event& e) const {
+    if (e.to.store == Store::norms)
+      return e.from == e.to && chunks(rank, e.to) == grid_.size(e.group);
+    if (e.group == Group::tensor) return e.from == e.to && tables_.split.sequence;
+    return e.group == Group::data && chunks(rank, e.to) == tables_.values() &&
+           (e.from == e.to || chunks(rank, e.from) == tables_.shard());
+  }
+  /// Calls visit(value) for each value of chunk c: a data rank's shard, a tensor rank's share of
+  /// the norms, or one square sum.
+  template <class Visit> void each_value(const Event& e, int c, Visit&& visit) const {
+    const int w = tables_.shard();
+    if (e.to.store == Store::norms) return visit(c);
+    if (e.group == Group::data)
+      for (int i = 0; i < w; ++i) visit(c * w + i);
+    else
+      for (int d = 0; d < grid_.data; ++d) visit(d * w + 1 + c);
+  }
+
   bool start_transfer(int rank, const Event& e) {
     Rank& r = ranks_[std::size_t(rank)];
     int lane = int(e.group);
     if (e.kind == EventKind::collective) {
-      const int n = grid_.size(e.group);
-      const bool shard_to_buffer = exists(rank, e.from) && chunks(rank, e.from) == 1;
-      if (!exists(rank, e.from) || !exists(rank, e.to) || chunks(rank, e.to) != n ||
-          (!shard_to_buffer && !(e.from == e.to)))
+      if (!exists(rank, e.from) || !exists(rank, e.to) || !can_be_shared(rank, e))
         return malformed();
     } else {
       const bool sends = e.kind == EventKind::send;
@@ -675,8 +705,8 @@ class Simulator {
     if (!t.begun) {
       t.begun = true;
       if (!(t.event.from == t.event.to))
-        at(rank, t.event.to)[grid_.position(t.event.group, grid_.at(rank))] =
-            at(rank, t.event.from)[0];
+        std::copy_n(at(rank, t.event.from), tables_.shard(),
+                    at(rank, t.event.to) + own_shard(rank));
       if (mine.size == 0) end(rank, lane);
       return true;
     }
@@ -691,9 +721,14 @@ class Simulator {
       outcome_ = Outcome::ends_disagree;
       return true;
     }
-    const Value* from = at(rank, t.event.to) + x.send;
-    Value* to = at(other, u->event.to) + y.receive;
-    for (int c = 0; c < x.sends; ++c) to[c] = y.add ? to[c] + from[c] : from[c];
+    const Value* from = at(rank, t.event.to);
+    Value* to = at(other, u->event.to);
+    for (int c = 0; c < x.sends; ++c)
+      each_value(t.event, x.send + c, [&](int i) {
+        const int k =
+            i + (y.receive - x.send) * (t.event.group == Group::data ? tables_.shard() : 1);
+        to[k] = y.add ? to[k] + from[i] : from[i];
+      });
     t.sent = true;
     u->received = true;
     finish_exchange(rank, lane);

@@ -34,7 +34,11 @@ using All =
          Policy<Parallel{.pipeline = 4, .order = zero_bubble}, 0, 5>,
          Policy<Parallel{.data = 2, .pipeline = 2, .order = zero_bubble}, 1, 3>,
          Policy<Parallel{.data = 2, .tensor = 2, .pipeline = 2}, 1, 2>,
-         Policy<Parallel{.data = 2, .tensor = 2, .pipeline = 2, .order = zero_bubble}, 0, 2>>;
+         Policy<Parallel{.data = 2, .tensor = 2, .pipeline = 2, .order = zero_bubble}, 0, 2>,
+         Policy<Parallel{.tensor = 2, .sequence = true}, 0, 2>,
+         Policy<Parallel{.data = 2, .tensor = 2, .sequence = true}, 1, 1>,
+         Policy<Parallel{.data = 2, .tensor = 2, .sequence = true}, 3, 2>,
+         Policy<Parallel{.data = 1, .tensor = 2, .pipeline = 2, .sequence = true}, 0, 2>>;
 
 /// Calls visit.template operator()<P>() for each.
 template <class Visit, class... Policies> void each(List<Policies...>, Visit&& visit) {
