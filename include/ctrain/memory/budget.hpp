@@ -105,7 +105,8 @@ constexpr budget::Proposals proposals(const Policy& p) {
   if (has_copies)
     budget::add_smaller_batches(
         all, both, Change::set_recompute_to_full_weights_to_plain_and_batch_packed_tokens_to,
-        Change::set_recompute_to_full_weights_to_plain_and_batch_sentences_to, 0, 16);
+        Change::set_recompute_to_full_weights_to_plain_and_batch_sentences_to, recomputes ? 1 : 0,
+        16);
   all.add({Change::get_a_device_of_GiB, int(larger.device.memory / GiB), larger});
   return all;
 }

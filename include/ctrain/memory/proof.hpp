@@ -44,12 +44,22 @@ constexpr bool no_live_tensors_overlap(const Graph& g, const Policy& p, const Me
   return true;
 }
 
+/// True iff an op of the program writes the residual stream.
+constexpr bool writes_stream(const Graph& g, const Program& program) {
+  for (int i = 0; i < program.ops.size; ++i)
+    for (const Operand& y : program.ops.rows[i].outputs)
+      if (y.tensor == g.stream) return true;
+  return false;
+}
+
 /// What a block hands on is what the next block takes, and what its backward leaves is what the
-/// backward of the block before takes: the tables can be repeated.
+/// backward of the block before takes: the tables can be repeated. A block's backward writes no
+/// stream, since its output's place is the next block's, where other things stand by then.
 constexpr bool blocks_chain(const Graph& g, const MemoryPlan& m, const Policy& p) {
   const Placement stream = m.tensors[g.stream];
   const bytes step = stream.per_block ? m.slot : 0;
   if (m.stream_after_last.offset != stream.offset + step * p.model.layers) return false;
+  if (writes_stream(g, g.recompute_block) || writes_stream(g, g.backward_block)) return false;
   int writes_stream_gradient = 0;
   for (int i = 0; i < g.backward_block.ops.size; ++i)
     writes_stream_gradient += g.backward_block.ops.rows[i].outputs[0].tensor == g.d_stream;
