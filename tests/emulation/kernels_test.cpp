@@ -34,6 +34,10 @@ TEST_CASE("cuda.emulated.tanh_agrees") {
   emulation::tanh_agrees();
 }
 
+TEST_CASE("cuda.emulated.clear_agrees") {
+  emulation::clear_agrees();
+}
+
 TEST_CASE("cuda.emulated.embedding_has_the_same_bits") {
   emulation::embedding_agrees();
 }

@@ -103,6 +103,18 @@ template <class T> void elements_agree() {
   }
 }
 
+inline void clear_agrees() {
+  for (const int count : {1, 15, 64, 77})
+    for (const int shift : {0, 3})
+      agrees(
+          [&](auto& backend) {
+            Buffer<bf16> to(std::size_t(count), shift);
+            backend.run(Clear{to.data(), std::int64_t{2} * count});
+            return std::vector<Floats>{to.floats()};
+          },
+          {0});
+}
+
 inline void tanh_agrees() {
   for (const auto [rows, cols, shift] : shapes) {
     oracle::Random random(4);

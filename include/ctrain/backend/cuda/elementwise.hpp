@@ -103,10 +103,18 @@ struct TanhSlope {
   }
 };
 
+/// Its elements are bytes.
 struct Zero {
-  float* to;
+  char* to;
 
-  template <int N> CTRAIN_HOST_DEVICE void at(std::int64_t i) const { store(to + i, Values<N>{}); }
+  template <int N> CTRAIN_HOST_DEVICE void at(std::int64_t i) const {
+    if constexpr (N == 1) {
+      to[i] = 0;
+    } else {
+      alignas(16) const std::uint32_t zeros[4] = {};
+      copy_16_bytes(to + i, zeros);
+    }
+  }
 };
 
 // calls -------------------------------------------------------------------------------------------
@@ -117,8 +125,14 @@ void convert(S& stream, To* to, const From* from, std::int64_t count, bool accum
   each_element<group>(stream, Convert<To, From>{to, from, accumulate}, count, to, from);
 }
 
+template <Stream S> void compute(const Clear& call, S& stream) {
+  char* to = static_cast<char*>(call.at);
+  each_element<16>(stream, Zero{to}, call.size, to);
+}
+
+/// Sets `count` floats to 0.
 template <Stream S> void fill_zero(S& stream, float* to, std::int64_t count) {
-  each_element<4>(stream, Zero{to}, count, to);
+  compute(Clear{to, count * std::int64_t(sizeof(float))}, stream);
 }
 
 template <class T, Stream S> void compute(const CastForward<T>& call, S& stream) {
@@ -132,8 +146,8 @@ template <class T, Stream S> void compute(const CastBackward<T>& call, S& stream
 /// Device weights are kept row-major; one copy serves both directions.
 template <class T, Stream S> void compute(const PrepareWeight<T>& call, S& stream) {
   const std::int64_t count = std::int64_t{call.out} * call.in;
-  for (T* copy : {call.forward, call.backward})
-    if (copy != nullptr) convert(stream, copy, call.master, count);
+  if (call.forward != nullptr) convert(stream, call.forward, call.master, count);
+  if (call.backward != nullptr) convert(stream, call.backward, call.master, count);
 }
 
 template <class T, Stream S> void compute(const GeluForward<T>& call, S& stream) {

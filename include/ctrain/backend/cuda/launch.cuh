@@ -42,7 +42,7 @@ class DeviceBlock {
     __syncthreads();
 #endif
   }
-  CTRAIN_HOST_DEVICE float shuffle_xor(float value, int mask) const {
+  CTRAIN_HOST_DEVICE float shuffle_xor(float value, [[maybe_unused]] int mask) const {
 #ifdef __CUDA_ARCH__
     return __shfl_xor_sync(0xffffffffu, value, mask);
 #else
