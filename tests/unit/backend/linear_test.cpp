@@ -25,7 +25,7 @@ template <class T> struct Layer {
     oracle::Random random(21);
     x = random.values<T>(std::size_t(s.rows * s.in));
     dz = random.values<T>(std::size_t(s.rows * s.out));
-    master = oracle::floats(random.values<T>(std::size_t(s.out * s.in)));  // as T sees it
+    master = random.values<float>(std::size_t(s.out * s.in));
     bias = random.values<float>(std::size_t(s.out));
     before_weight = random.values<float>(master.size());
     before_bias = random.values<float>(bias.size());
@@ -37,8 +37,8 @@ template <class T> struct Layer {
         z[r * s.out + o] = bias[o];
         d_bias[o] += dz[r * s.out + o];
         for (int i = 0; i < s.in; ++i) {
-          z[r * s.out + o] += double(x[r * s.in + i]) * master[o * s.in + i];
-          dx[r * s.in + i] += double(dz[r * s.out + o]) * master[o * s.in + i];
+          z[r * s.out + o] += double(x[r * s.in + i]) * T(master[o * s.in + i]);
+          dx[r * s.in + i] += double(dz[r * s.out + o]) * T(master[o * s.in + i]);
           d_weight[o * s.in + i] += double(dz[r * s.out + o]) * x[r * s.in + i];
         }
       }
@@ -63,13 +63,17 @@ std::vector<Floats> products(B& backend, const Layer<T>& layer, Keep keep, bool 
       accumulate ? oracle::floats(layer.before_input) : oracle::poisoned<float>(dx.size());
   auto d_weight = accumulate ? layer.before_weight : oracle::poisoned<float>(layer.master.size());
   auto d_bias = accumulate ? layer.before_bias : oracle::poisoned<float>(layer.bias.size());
+  auto narrow = oracle::poisoned<bf16>(layer.master.size());
+  Floats unused(layer.bias.size());
   backend.run(LinearForward<T>{z.data(), layer.x.data(), weight, layer.bias.data(), rows});
   backend.run(LinearBackwardInput<T, T>{dx.data(), layer.dz.data(), weight, rows, accumulate});
   backend.run(
       LinearBackwardInput<T, float>{wide_dx.data(), layer.dz.data(), weight, rows, accumulate});
   backend.run(LinearBackwardWeight<T>{d_weight.data(), d_bias.data(), layer.dz.data(),
                                       layer.x.data(), rows, out, in, accumulate});
-  return {oracle::floats(z), oracle::floats(dx), wide_dx, d_weight, d_bias};
+  backend.run(LinearBackwardWeight<T, bf16>{narrow.data(), unused.data(), layer.dz.data(),
+                                            layer.x.data(), rows, out, in, false});
+  return {oracle::floats(z), oracle::floats(dx), wide_dx, d_weight, d_bias, oracle::floats(narrow)};
 }
 
 Doubles plus(Doubles a, const Floats& b) {
@@ -81,11 +85,15 @@ template <class T> void check(Shape shape, Keep keep, bool accumulate) {
   const Layer<T> layer(shape);
   const Floats before = oracle::floats(layer.before_input);
   const std::vector<Doubles> expected =
-      accumulate ? std::vector<Doubles>{layer.z, plus(layer.dx, before), plus(layer.dx, before),
+      accumulate ? std::vector<Doubles>{layer.z,
+                                        plus(layer.dx, before),
+                                        plus(layer.dx, before),
                                         plus(layer.d_weight, layer.before_weight),
-                                        plus(layer.d_bias, layer.before_bias)}
-                 : std::vector<Doubles>{layer.z, layer.dx, layer.dx, layer.d_weight, layer.d_bias};
-  const std::vector<double> tolerances{share<T>, share<T>, 4e-6, 4e-6, 4e-6};
+                                        plus(layer.d_bias, layer.before_bias),
+                                        layer.d_weight}
+                 : std::vector<Doubles>{layer.z,        layer.dx,     layer.dx,
+                                        layer.d_weight, layer.d_bias, layer.d_weight};
+  const std::vector<double> tolerances{share<T>, share<T>, 4e-6, 4e-6, 4e-6, share<bf16>};
   oracle::on_every_backend(
       [&](auto& backend) { return products(backend, layer, keep, accumulate); }, expected,
       tolerances);
@@ -105,12 +113,38 @@ TEMPLATE_TEST_CASE("backend.linear.products_are_right_however_the_weight_is_kept
                       {19, 50, 33},
                       {5, 3, 7},
                       {600, 80, 48},
-                      {33, 96, 112}})
+                      {33, 96, 112},
+                      {700, 70, 200}})
     for (bool accumulate : {false, true}) {
-      if (dtype_of<TestType> == DType::fp32) check<TestType>(shape, Keep::master, accumulate);
+      check<TestType>(shape, Keep::master, accumulate);
       check<TestType>(shape, Keep::forward_alone, accumulate);
       check<TestType>(shape, Keep::both, accumulate);
     }
+}
+
+TEMPLATE_TEST_CASE("backend.linear.panels_give_the_same_bits_however_the_weight_is_kept", "", float,
+                   bf16) {
+  for (Shape shape : {Shape{100, 80, 192}, {7, 35, 50}, {31, 66, 33}}) {
+    const Layer<TestType> layer(shape);
+    oracle::Panels panels(2);
+    const auto rows = products(panels, layer, Keep::master, false);
+    for (Keep keep : {Keep::forward_alone, Keep::both}) {
+      const auto other = products(panels, layer, keep, false);
+      for (std::size_t i = 0; i < rows.size(); ++i) CHECK(oracle::same_bits(rows[i], other[i]));
+    }
+  }
+}
+
+TEST_CASE("backend.linear.a_row_has_the_same_bits_beside_any_others") {
+  const Layer<bf16> layer({130, 96, 64});
+  Layer<bf16> first = layer;
+  first.shape.rows = 41;
+  first.z.resize(41 * 96), first.dx.resize(41 * 64);
+  oracle::Panels panels(2);
+  const auto all = products(panels, layer, Keep::both, false);
+  const auto some = products(panels, first, Keep::both, false);
+  for (int output : {0, 1, 2})
+    CHECK(std::equal(some[output].begin(), some[output].end(), all[output].begin()));
 }
 
 TEMPLATE_TEST_CASE("backend.linear.bits_do_not_depend_on_workers_at_the_model_s_shapes", "", float,

@@ -55,3 +55,25 @@ TEST_CASE("backend.update.adamw_follows_both_equations_in_double") {
         {w, m, v}, {2e-7, 2e-7, 2e-7});  // a few roundings of 2^-24
   }
 }
+
+TEST_CASE("backend.update.gradients_in_bf16_count_as_the_floats_they_stand_for") {
+  oracle::Random random(5);
+  const std::int64_t count = 70003;
+  const auto narrow = random.values<bf16>(std::size_t(count));
+  const auto wide = oracle::floats(narrow), weight = random.values<float>(std::size_t(count));
+  const auto update = [&](auto& backend, const auto& gradient) {
+    auto w = weight, m = weight, v = oracle::Floats(weight.size(), 0.5f);
+    using G = std::remove_cvref_t<decltype(gradient[0])>;
+    double sum = 0;
+    backend.run(SumOfSquaresOf<G>{&sum, gradient.data(), count});
+    backend.run(AdamWUpdateOf<G>{w.data(), m.data(), v.data(), gradient.data(), count,
+                                 OptimizerKind::adamw_torch, 1e-3f, 0.9f, 0.999f, 1e-6f, 0.1f,
+                                 0.25f, 5});
+    w.push_back(float(sum));
+    return w;
+  };
+  CpuReference reference;
+  oracle::Panels panels(2);
+  CHECK(oracle::same_bits(update(reference, narrow), update(reference, wide)));
+  CHECK(oracle::same_bits(update(panels, narrow), update(panels, wide)));
+}

@@ -76,7 +76,7 @@ class LibraryProducts {
                 ProductKey{ProductKind::backward_input, type, DType::fp32, accumulate},
                 ProductKey{ProductKind::backward_weight, type, DType::fp32, accumulate}}) {
             key.rows = count, key.out = layer.out, key.in = layer.in;
-            if (by_library<T>(key)) product(key);
+            if (by_library<T>(key, static_cast<const T*>(nullptr))) product(key);
           }
   }
 
@@ -86,26 +86,28 @@ class LibraryProducts {
   }
 
   template <class T> void compute(const LinearForward<T>& call) {
-    const T* weight = row_major(call.weight, call.weight.forward);
     const ProductKey key = product_key(ProductKind::forward, call.weight, dtype_of<T>, call.rows);
-    if (!by_library<T>(key)) return plain_forward(call, weight, threads_);
-    execute(product(key), call.x, weight, call.bias, call.z);
+    with_rows(call.weight, call.weight.forward, [&](const auto* weight) {
+      if (!by_library<T>(key, weight)) return plain_forward(call, weight, threads_);
+      execute(product(key), call.x, weight, call.bias, call.z);
+    });
   }
 
   template <class T, class DX> void compute(const LinearBackwardInput<T, DX>& call) {
-    const T* weight = row_major(call.weight, call.weight.forward);
     ProductKey key = product_key(ProductKind::backward_input, call.weight, dtype_of<DX>, call.rows);
     key.accumulate = call.accumulate_input;
-    if (!by_library<T>(key)) return plain_backward_input(call, weight, threads_);
-    execute(product(key), call.dz, weight, nullptr, call.dx);
+    with_rows(call.weight, call.weight.forward, [&](const auto* weight) {
+      if (!by_library<T>(key, weight)) return plain_backward_input(call, weight, threads_);
+      execute(product(key), call.dz, weight, nullptr, call.dx);
+    });
   }
 
-  template <class T> void compute(const LinearBackwardWeight<T>& call) {
+  template <class T, class G> void compute(const LinearBackwardWeight<T, G>& call) {
     column_sums(call.d_bias, call.dz, call.rows, call.out, call.accumulate, threads_);
     const Weight<T> shape{.out = call.out, .in = call.in};
-    ProductKey key = product_key(ProductKind::backward_weight, shape, DType::fp32, call.rows);
+    ProductKey key = product_key(ProductKind::backward_weight, shape, dtype_of<G>, call.rows);
     key.accumulate = call.accumulate;
-    if (!by_library<T>(key)) return plain_backward_weight(call, threads_);
+    if (!by_library<T>(key, call.x)) return plain_backward_weight(call, threads_);
     execute(product(key), call.dz, call.x, nullptr, call.d_weight);
   }
 
@@ -124,11 +126,12 @@ class LibraryProducts {
     return {kind, dtype_of<T>, result, false, rows, weight.out, weight.in};
   }
 
-  /// Whether oneDNN makes this product. Vectors and small matrices are as fast without it.
-  template <class T> bool by_library(const ProductKey& key) const {
+  /// Whether oneDNN makes this product of T with an operand of W. Vectors and small matrices are as
+  /// fast without it.
+  template <class T, class W> bool by_library(const ProductKey& key, const W*) const {
     constexpr std::int64_t small = 1 << 17;
-    return (dtype_of<T> == DType::fp32 || library_bf16_) &&
-           std::min({key.rows, key.out, key.in}) > 1 &&
+    const bool has_types = dtype_of<T> == DType::fp32 ? key.result == DType::fp32 : library_bf16_;
+    return has_types && dtype_of<T> == dtype_of<W> && std::min({key.rows, key.out, key.in}) > 1 &&
            std::int64_t(key.rows) * key.out * key.in > small;
   }
 
@@ -141,7 +144,7 @@ class LibraryProducts {
   static dnnl::matmul::desc describe(const ProductKey& key) {
     if (key.kind == ProductKind::backward_weight)
       return {dnnl_matrix(key.type, key.out, key.rows, 1, key.out),
-              dnnl_rows(key.type, key.rows, key.in), dnnl_rows(DType::fp32, key.out, key.in)};
+              dnnl_rows(key.type, key.rows, key.in), dnnl_rows(key.result, key.out, key.in)};
     const dnnl::memory::desc weight = weight_operand(key);
     if (key.kind == ProductKind::backward_input)
       return {dnnl_rows(key.type, key.rows, key.out), weight,

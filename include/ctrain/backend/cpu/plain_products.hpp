@@ -37,29 +37,29 @@ void each_tile(const Threads& threads, int rows, int columns, int depth, Fill&& 
 }
 
 /// z = x W^T + bias, `weight` row-major (out, in).
-template <class T>
-void plain_forward(const LinearForward<T>& call, const T* weight, const Threads& threads) {
+template <class T, class W>
+void plain_forward(const LinearForward<T>& call, const W* weight, const Threads& threads) {
   const int in = call.weight.in, out = call.weight.out;
   each_tile(
       threads, call.rows, out, in,
       [&](const ResultTile& tile) {
         dot_products(tile.sums, tile_columns,
                      Block<const T>{call.x + std::int64_t(tile.row) * in, in, tile.rows, in},
-                     Block<const T>{weight + std::int64_t(tile.column) * in, in, tile.columns, in});
+                     Block<const W>{weight + std::int64_t(tile.column) * in, in, tile.columns, in});
       },
       [&](int r, int c, float sum) { call.z[std::int64_t(r) * out + c] = T(sum + call.bias[c]); });
 }
 
 /// dx (+)= dz W.
-template <class T, class DX>
-void plain_backward_input(const LinearBackwardInput<T, DX>& call, const T* weight,
+template <class T, class DX, class W>
+void plain_backward_input(const LinearBackwardInput<T, DX>& call, const W* weight,
                           const Threads& threads) {
   const int in = call.weight.in, out = call.weight.out;
   each_tile(
       threads, call.rows, in, out,
       [&](const ResultTile& tile) {
         weighted_sums(tile.block(), Coefficients<T>{call.dz + std::int64_t(tile.row) * out, out, 1},
-                      Block<const T>{weight + tile.column, in, out, tile.columns});
+                      Block<const W>{weight + tile.column, in, out, tile.columns});
       },
       [&](int r, int c, float sum) {
         DX& to = call.dx[std::int64_t(r) * in + c];

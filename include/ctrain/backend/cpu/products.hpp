@@ -16,12 +16,12 @@ struct alignas(64) CacheLine {
   char bytes[64];
 };
 
-/// The copy, or the master where there is none (fp32).
-template <class T> const T* row_major(const Weight<T>& weight, const T* copy) {
+/// f on the weight's rows: the copy, or the master where there is none.
+template <class T, class F> void with_rows(const Weight<T>& weight, const T* copy, F&& f) {
   if constexpr (dtype_of<T> == DType::fp32)
-    return copy ? copy : weight.master;
+    f(copy ? copy : weight.master);
   else
-    return copy;
+    copy ? f(copy) : f(weight.master);
 }
 
 }  // namespace ctrain::cpu

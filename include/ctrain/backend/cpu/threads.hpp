@@ -15,18 +15,12 @@ struct Threads {
   /// f(i) for i in [0, pieces). `elements` is the work of all pieces together, in touched numbers:
   /// below about 16,384 waking a thread costs more than it saves.
   template <class F> void each(std::int64_t pieces, std::int64_t elements, F&& f) const {
-    const int team = elements < 16384 ? 1 : int(std::min<std::int64_t>(count, pieces));
-    if (team <= 1) {
-      for (std::int64_t i = 0; i < pieces; ++i) f(i);
-      return;
-    }
-#pragma omp parallel for num_threads(team) schedule(static)
-    for (std::int64_t i = 0; i < pieces; ++i) f(i);
+    each_by_worker(pieces, elements, [&](std::int64_t i, int) { f(i); });
   }
 
-  /// f(i, worker) for i in [0, pieces), worker < count.
-  template <class F> void each_by_worker(std::int64_t pieces, F&& f) const {
-    const int team = int(std::min<std::int64_t>(count, pieces));
+  /// each() of f(i, worker), worker < count.
+  template <class F> void each_by_worker(std::int64_t pieces, std::int64_t elements, F&& f) const {
+    const int team = team_of(pieces, elements);
     if (team <= 1) {
       for (std::int64_t i = 0; i < pieces; ++i) f(i, 0);
       return;
@@ -44,6 +38,11 @@ struct Threads {
     }
 #pragma omp parallel for num_threads(team) schedule(dynamic)
     for (std::int64_t i = 0; i < pieces; ++i) f(i, omp_get_thread_num());
+  }
+
+ private:
+  int team_of(std::int64_t pieces, std::int64_t elements) const {
+    return elements < 16384 ? 1 : int(std::min<std::int64_t>(count, pieces));
   }
 };
 

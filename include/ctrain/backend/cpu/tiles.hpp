@@ -18,20 +18,31 @@ template <class T> struct Block {
   T* nearest_row(int r) const { return row(std::min(r, rows - 1)); }
 };
 
-/// products[i * stride + j] = dot(a row i, b row j), 4 x 4 at a time.
-template <class T>
-void dot_products(float* products, int stride, Block<const T> a, Block<const T> b) {
+/// W as T: floats that stand for bf16 are rounded.
+template <class T, class W, class Count>
+CTRAIN_INLINE simd::Lanes load_as(const W* from, Count some) {
+  const simd::Lanes whole = simd::load(from, some);
+  if constexpr (sizeof(W) <= sizeof(T)) return whole;
+  T rounded[simd::width];
+  simd::store(rounded, whole, simd::All{});
+  return simd::load(rounded, simd::All{});
+}
+
+/// products[i * stride + j] = dot(a row i, b row j as T), 4 x 4 at a time.
+template <class T, class W>
+void dot_products(float* products, int stride, Block<const T> a, Block<const W> b) {
   constexpr int tile = 4;
   for (int j = 0; j < b.rows; j += tile)
     for (int i = 0; i < a.rows; i += tile) {
-      const T *left[tile], *right[tile];
+      const T* left[tile];
+      const W* right[tile];
       for (int t = 0; t < tile; ++t)
         left[t] = a.nearest_row(i + t), right[t] = b.nearest_row(j + t);
       simd::Lanes partial[tile * tile];
       for (simd::Lanes& lanes : partial) lanes = 0.0f;
       simd::each_lanes(a.columns, [&](int c, auto some) {
         simd::Lanes y[tile];
-        for (int t = 0; t < tile; ++t) y[t] = simd::load(right[t] + c, some);
+        for (int t = 0; t < tile; ++t) y[t] = load_as<T>(right[t] + c, some);
         for (int s = 0; s < tile; ++s) {
           const simd::Lanes x = simd::load(left[s] + c, some);
           for (int t = 0; t < tile; ++t)
@@ -66,7 +77,7 @@ CTRAIN_INLINE void weighted_tile(Block<To> sums, Coefficients<W> by, Block<const
     for (simd::Lanes& lanes : row) lanes = 0.0f;
   for (int k = 0; k < source.rows; ++k) {
     simd::Lanes x[Wide];
-    for (int w = 0; w < Wide; ++w) x[w] = simd::load(source.row(k) + c + w * simd::width, some);
+    for (int w = 0; w < Wide; ++w) x[w] = load_as<W>(source.row(k) + c + w * simd::width, some);
     for (int s = 0; s < tile; ++s)
       for (int w = 0; w < Wide; ++w)
         total[s][w] = simd::multiply_add(float(weight[s][k * by.source_step]), x[w], total[s][w]);
@@ -76,7 +87,7 @@ CTRAIN_INLINE void weighted_tile(Block<To> sums, Coefficients<W> by, Block<const
       simd::store(sums.row(i + s) + c + w * simd::width, total[s][w], some);
 }
 
-/// Row i of `sums` = sum over k of coefficient(i, k) * source row k.
+/// Row i of `sums` = sum over k of coefficient(i, k) * source row k as W.
 template <class To, class W, class T>
 void weighted_sums(Block<To> sums, Coefficients<W> by, Block<const T> source) {
   constexpr int wide = 4 * simd::width;
