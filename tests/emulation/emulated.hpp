@@ -27,15 +27,14 @@ struct Emulated {
 
   int workers() const { return 1; }
 
-  template <class Call> void run(const Call& call) {
-    if constexpr (requires { ctrain::cuda::compute(call, stream); })
-      ctrain::cuda::compute(call, stream);
-    else
-      reference.run(call);
+  template <class Call> void run(const Call& call) { ctrain::cuda::compute(call, stream); }
+  template <class T> void run(const ctrain::LinearForward<T>& call) { reference.run(call); }
+  template <class T, class DX> void run(const ctrain::LinearBackwardInput<T, DX>& call) {
+    reference.run(call);
   }
-  template <class T> void run(const ctrain::LinearBackwardWeight<T>& call) {
+  template <class T, class G> void run(const ctrain::LinearBackwardWeight<T, G>& call) {
     std::vector<float> unused(std::size_t(call.out));
-    ctrain::LinearBackwardWeight<T> product = call;
+    ctrain::LinearBackwardWeight<T, G> product = call;
     product.d_bias = unused.data();
     reference.run(product);
     ctrain::cuda::add_column_sums(call, stream);

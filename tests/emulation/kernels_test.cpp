@@ -46,12 +46,12 @@ TEST_CASE("cuda.emulated.head_agrees") {
   emulation::head_agrees();
 }
 
-TEST_CASE("cuda.emulated.sum_of_squares_has_the_same_bits") {
-  emulation::sum_of_squares_agrees();
+TEMPLATE_TEST_CASE("cuda.emulated.sum_of_squares_has_the_same_bits", "", float, bf16) {
+  emulation::sum_of_squares_agrees<TestType>();
 }
 
-TEST_CASE("cuda.emulated.adamw_agrees") {
-  emulation::adamw_agrees();
+TEMPLATE_TEST_CASE("cuda.emulated.adamw_agrees", "", float, bf16) {
+  emulation::adamw_agrees<TestType>();
 }
 
 TEST_CASE("cuda.emulated.clip_and_loss_scale_are_decided_right") {
@@ -82,7 +82,7 @@ TEST_CASE("cuda.emulated.no_kernel_lacks_a_test") {
   emulation::attention_agrees<float>();
   emulation::embedding_agrees();
   emulation::head_agrees();
-  emulation::sum_of_squares_agrees();
+  emulation::sum_of_squares_agrees<float>();
   emulation::decisions_agree();
 
   std::set<std::string> kernels;

@@ -8,14 +8,14 @@ namespace emulation {
 using namespace ctrain;
 
 /// Bits equal the reference's: the tree is the same.
-inline void sum_of_squares_agrees() {
+template <class G> void sum_of_squares_agrees() {
   for (const int count : {1, 15, 2047, 2049, 65536, 65536 + 777})
     for (const int shift : {0, 1}) {
       oracle::Random random(8);
-      Buffer<float> values(random.values<float>(std::size_t(count)), shift);
+      Buffer<G> values(random.values<G>(std::size_t(count)), shift);
       const auto sum = [&](auto& backend) {
         double result = 3;
-        backend.run(SumOfSquares{&result, values.data(), count});
+        backend.run(SumOfSquaresOf<G>{&result, values.data(), count});
         return result;
       };
       CpuReference reference;
@@ -25,15 +25,15 @@ inline void sum_of_squares_agrees() {
     }
 }
 
-inline AdamWUpdate adamw_call(OptimizerKind kind) {
-  AdamWUpdate call;
+template <class G = float> AdamWUpdateOf<G> adamw_call(OptimizerKind kind) {
+  AdamWUpdateOf<G> call;
   call.kind = kind;
   call.learning_rate = 1e-3f, call.beta1 = 0.9f, call.beta2 = 0.999f, call.epsilon = 1e-8f;
   call.weight_decay = 0.1f, call.gradient_scale = 0.5f, call.t = 3;
   return call;
 }
 
-inline void adamw_agrees() {
+template <class G> void adamw_agrees() {
   for (const OptimizerKind kind : {OptimizerKind::adamw_torch, OptimizerKind::adamw_hugging_face})
     for (const int count : {1, 6, 1030})
       for (const int shift : {0, 1}) {
@@ -42,11 +42,11 @@ inline void adamw_agrees() {
         const Floats w = random.values<float>(size), m = random.values<float>(size);
         Floats v = random.values<float>(size);
         for (float& x : v) x *= x;
-        Buffer<float> g(random.values<float>(size), shift);
+        Buffer<G> g(random.values<G>(size), shift);
         agrees(
             [&](auto& backend) {
               Buffer<float> weight(w, shift), first(m, shift), second(v, shift);
-              AdamWUpdate call = adamw_call(kind);
+              AdamWUpdateOf<G> call = adamw_call<G>(kind);
               call.weight = weight.data(), call.first_moment = first.data();
               call.second_moment = second.data(), call.gradient = g.data(), call.count = count;
               backend.run(call);

@@ -66,7 +66,8 @@ struct FoldChunks {
 };
 
 /// d_bias (+)= column sums of dz, the part of LinearBackwardWeight that is no product.
-template <class T, Stream S> void add_column_sums(const LinearBackwardWeight<T>& call, S& stream) {
+template <class T, class G, Stream S>
+void add_column_sums(const LinearBackwardWeight<T, G>& call, S& stream) {
   const RowChunks chunks = RowChunks::of(call.rows);
   float* partial = stream.template scratch<float>(std::int64_t{chunks.count} * call.out);
   if (rows_allow_groups(group_of<T>, call.out, call.dz))

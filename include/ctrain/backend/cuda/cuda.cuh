@@ -70,7 +70,7 @@ class Cuda {
   template <class T, class DX> void run(const LinearBackwardInput<T, DX>& call) {
     products_.run(cuda::shape_of(call), cuda::operand_of(call.weight), call.dz, call.dx);
   }
-  template <class T> void run(const LinearBackwardWeight<T>& call) {
+  template <class T, class G> void run(const LinearBackwardWeight<T, G>& call) {
     products_.run(cuda::shape_of(call), call.x, call.dz, call.d_weight);
     cuda::add_column_sums(call, stream_);
   }
@@ -80,7 +80,7 @@ class Cuda {
                      float clip) {
     cuda::decide_update(stream_, state, rule, mean, clip);
   }
-  void update(const AdamWUpdate& call, const cuda::UpdateState* state) {
+  template <class G> void update(const AdamWUpdateOf<G>& call, const cuda::UpdateState* state) {
     cuda::update(call, stream_, state);
   }
 

@@ -185,9 +185,9 @@ template <class T, class DX> ProductShape shape_of(const LinearBackwardInput<T, 
 }
 
 /// d_weight^T (in, out) (+)= x^T dz.
-template <class T> ProductShape shape_of(const LinearBackwardWeight<T>& call) {
-  return {call.in,         call.out,   call.rows, false,          true,
-          data_type_of<T>, CUDA_R_32F, false,     call.accumulate};
+template <class T, class G> ProductShape shape_of(const LinearBackwardWeight<T, G>& call) {
+  return {call.in,         call.out,        call.rows, false,          true,
+          data_type_of<T>, data_type_of<G>, false,     call.accumulate};
 }
 
 }  // namespace ctrain::cuda

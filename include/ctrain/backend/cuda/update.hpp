@@ -62,11 +62,11 @@ CTRAIN_HOST_DEVICE inline void move_loss_scale(UpdateState& state, const LossSca
 
 /// One block per chunk of backend/math/sum_of_squares.hpp, with its very bits: the block fetches,
 /// 16 threads add, each its running sum in order. The sums' latency is hidden by other blocks.
-template <int Group> struct SumSquaresChunks {
+template <class G, int Group> struct SumSquaresChunks {
   static constexpr int threads = 128;
   static constexpr int tile = 2048;
   double* partial;  // (chunks)
-  const float* values;
+  const G* values;
   std::int64_t count;
 
   std::int64_t blocks() const { return ceil_divide(count, squares_chunk); }
@@ -95,12 +95,12 @@ template <int Group> struct SumSquaresChunks {
   }
 
  private:
-  CTRAIN_HOST_DEVICE static void fetch(int thread, float* to, const float* from, int here) {
+  CTRAIN_HOST_DEVICE static void fetch(int thread, float* to, const G* from, int here) {
     for (int i = thread * Group; i < here; i += threads * Group)
       if (i + Group <= here)
         store(to + i, load<Group>(from + i));
       else
-        for (int j = i; j < here; ++j) to[j] = from[j];
+        for (int j = i; j < here; ++j) to[j] = float(from[j]);
   }
 };
 
@@ -137,8 +137,8 @@ struct DecideUpdate {
 
 /// One pass: 28 bytes an element. `state` null: the call's own gradient_scale; otherwise the factor
 /// decided on the device, and nothing at all where that is 0.
-template <OptimizerKind Kind> struct AdamWOp {
-  AdamWUpdate call;
+template <OptimizerKind Kind, class G> struct AdamWOp {
+  AdamWUpdateOf<G> call;
   AdamWFactors factors;
   const UpdateState* state;
 
@@ -164,31 +164,32 @@ template <OptimizerKind Kind> struct AdamWOp {
 
 // calls -------------------------------------------------------------------------------------------
 
-template <Stream S> void compute(const SumOfSquares& call, S& stream) {
+template <class G, Stream S> void compute(const SumOfSquaresOf<G>& call, S& stream) {
+  constexpr int group = group_of<G>;
   const std::int64_t chunks = ceil_divide(call.count, squares_chunk);
   double* partial = stream.template scratch<double>(chunks);
-  if (rows_allow_groups(4, 0, call.values))
-    stream.launch(SumSquaresChunks<4>{partial, call.values, call.count});
+  if (rows_allow_groups(group, 0, call.values))
+    stream.launch(SumSquaresChunks<G, group>{partial, call.values, call.count});
   else
-    stream.launch(SumSquaresChunks<1>{partial, call.values, call.count});
+    stream.launch(SumSquaresChunks<G, 1>{partial, call.values, call.count});
   stream.launch(FoldSquares{call.sum, partial, chunks});
 }
 
 /// AdamW with the factor decided on the device, or, with state null, as the call says.
-template <Stream S>
-void update(const AdamWUpdate& call, S& stream, const UpdateState* state = nullptr) {
+template <class G, Stream S>
+void update(const AdamWUpdateOf<G>& call, S& stream, const UpdateState* state = nullptr) {
   const AdamWFactors factors = adamw_factors(call);
   const auto run = [&](const auto& op) {
-    each_element<4>(stream, op, call.count, call.weight, call.first_moment, call.second_moment,
-                    call.gradient);
+    each_element<group_of<G>>(stream, op, call.count, call.weight, call.first_moment,
+                              call.second_moment, call.gradient);
   };
   if (call.kind == OptimizerKind::adamw_torch)
-    run(AdamWOp<OptimizerKind::adamw_torch>{call, factors, state});
+    run(AdamWOp<OptimizerKind::adamw_torch, G>{call, factors, state});
   else
-    run(AdamWOp<OptimizerKind::adamw_hugging_face>{call, factors, state});
+    run(AdamWOp<OptimizerKind::adamw_hugging_face, G>{call, factors, state});
 }
 
-template <Stream S> void compute(const AdamWUpdate& call, S& stream) {
+template <class G, Stream S> void compute(const AdamWUpdateOf<G>& call, S& stream) {
   update(call, stream);
 }
 
