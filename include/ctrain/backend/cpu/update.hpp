@@ -25,7 +25,7 @@ template <class G> void compute(const SumOfSquaresOf<G>& call, const Threads& th
   for (std::int64_t start = 0; start < chunks; start += window) {
     double sums[window];
     const std::int64_t here = std::min(window, chunks - start);
-    threads.each(here, here * squares_chunk, [&](std::int64_t i) {
+    threads.each_uneven(here, threads.count, [&](std::int64_t i, int) {
       const std::int64_t first = (start + i) * squares_chunk;
       sums[i] =
           sum_of_squares_of_chunk(call.values + first, std::min(squares_chunk, call.count - first));
@@ -55,7 +55,7 @@ void adamw_range(const AdamWUpdateOf<G>& call, const AdamWFactors& factors, std:
 template <class G> void compute(const AdamWUpdateOf<G>& call, const Threads& threads) {
   constexpr std::int64_t piece = 16384;
   const AdamWFactors factors = adamw_factors(call);
-  threads.each((call.count + piece - 1) / piece, call.count, [&](std::int64_t i) {
+  threads.each_uneven((call.count + piece - 1) / piece, threads.count, [&](std::int64_t i, int) {
     const std::int64_t first = i * piece, count = std::min(piece, call.count - first);
     call.kind == OptimizerKind::adamw_torch
         ? adamw_range<OptimizerKind::adamw_torch>(call, factors, first, count)

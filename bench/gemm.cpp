@@ -1,0 +1,146 @@
+// Share of the machine's peak that products of linear layers reach, by shape: our panels and
+// oneDNN, weights packed and plain. The peak is measured in this process, before and after.
+//
+//   bench/run.sh gemm [--json FILE]
+#include <ctrain/backend/cpu/cpu.hpp>
+#include <ctrain/backend/cpu/peak.hpp>
+
+#include <cmath>
+#include <map>
+
+#include "options.hpp"
+#include "report.hpp"
+
+using namespace ctrain;
+
+namespace {
+
+struct Layer {
+  int out, in;
+};
+
+constexpr Layer layers[] = {{6144, 2048}, {2048, 2048}, {8192, 2048}, {2048, 8192}};  // of 1.3B
+constexpr int row_counts[] = {64, 128, 512, 2048};
+
+template <class T> std::vector<T> values(std::size_t count) {
+  std::vector<T> result(count);
+  std::uint32_t bits = 1;
+  for (T& x : result)
+    x = T(float((bits = bits * 1664525u + 1013904223u) >> 8) / 16777216.0f - 0.5f);
+  return result;
+}
+
+/// Operands of one layer; both backends write to the same results.
+template <class T> struct Operands {
+  Layer layer;
+  int rows;
+  std::vector<T> x, z, forward, backward;
+  std::vector<float> master, bias, dx, d_weight, d_bias;
+
+  Operands(Layer l, int r) : layer(l), rows(r) {
+    const std::size_t in = std::size_t(l.in), out = std::size_t(l.out), count = std::size_t(r);
+    x = values<T>(count * in), z = values<T>(count * out);
+    master = values<float>(out * in), forward.resize(out * in), backward.resize(out * in);
+    bias.resize(out), dx.resize(count * in), d_weight.resize(out * in), d_bias.resize(out);
+  }
+  Weight<T> weight(bool packed) const {
+    const bool plain_master = !packed && dtype_of<T> == DType::fp32;
+    return {master.data(), plain_master ? nullptr : forward.data(),
+            packed ? backward.data() : nullptr, layer.out, layer.in};
+  }
+  double operations() const { return 2.0 * rows * layer.out * layer.in; }
+};
+
+/// oneDNN's product x W^T with the weight in whatever layout it likes best.
+template <class T> bench::Times library_packed(Operands<T>& at, int calls) {
+  using dnnl::memory;
+  const auto type = cpu::dnnl_type(dtype_of<T>);
+  const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  dnnl::stream stream(engine);
+  const dnnl::matmul::desc wish(
+      cpu::dnnl_rows(dtype_of<T>, at.rows, at.layer.in),
+      memory::desc({at.layer.in, at.layer.out}, type, memory::format_tag::any),
+      cpu::dnnl_rows(DType::fp32, 1, at.layer.out),
+      cpu::dnnl_rows(dtype_of<T>, at.rows, at.layer.out));
+  const dnnl::matmul::primitive_desc chosen(wish, engine);
+  const dnnl::matmul product(chosen);
+  const memory x(chosen.src_desc(), engine, at.x.data()), weight(chosen.weights_desc(), engine),
+      bias(chosen.bias_desc(), engine, at.bias.data()), z(chosen.dst_desc(), engine, at.z.data());
+  return bench::time(calls, [&] {
+    product.execute(
+        stream,
+        {{DNNL_ARG_SRC, x}, {DNNL_ARG_WEIGHTS, weight}, {DNNL_ARG_BIAS, bias}, {DNNL_ARG_DST, z}});
+  });
+}
+
+/// Rows of the table, and the mean share of each column.
+class Table {
+ public:
+  Table(bench::Report& report, int threads) : report_(report), threads_(threads) {}
+
+  template <class T> void measure(const std::string& type) {
+    const double before = cpu::measured_peak(dtype_of<T>, threads_);
+    for (Layer layer : layers)
+      for (int rows : row_counts) measure<T>(type, layer, rows, before);
+    report_.fact(type + " peak GFLOP/s before", before * 1e-9);
+    report_.fact(type + " peak GFLOP/s after", cpu::measured_peak(dtype_of<T>, threads_) * 1e-9);
+    for (const auto& [name, sums] : logarithms_)
+      report_.fact(type + " mean share, " + name, std::exp(sums.first / sums.second));
+    logarithms_.clear();
+  }
+
+ private:
+  template <class T> void measure(const std::string& type, Layer layer, int rows, double peak) {
+    Operands<T> at(layer, rows);
+    CpuWith<cpu::PanelProducts> panels(threads_);
+    CpuWith<cpu::LibraryProducts> library(threads_);
+    const int calls = rows > 1000 ? 5 : 15;
+    bench::Report::Row row{{"type", type}, {"rows", rows}, {"out", layer.out}, {"in", layer.in}};
+    const auto put = [&](const std::string& name, const bench::Times& times) {
+      const double share = at.operations() / times.best / peak;
+      row[name] = share;
+      logarithms_[name].first += std::log(share), ++logarithms_[name].second;
+    };
+    const auto products = [&](auto& backend, const std::string& name, bool packed) {
+      const Weight<T> weight = at.weight(packed);
+      backend.run(PrepareWeight<T>{at.forward.data(), packed ? at.backward.data() : nullptr,
+                                   at.master.data(), layer.out, layer.in});
+      put(name + " z", bench::time(calls, [&] {
+            backend.run(LinearForward<T>{at.z.data(), at.x.data(), weight, at.bias.data(), rows});
+          }));
+      put(name + " dx", bench::time(calls, [&] {
+            backend.run(LinearBackwardInput<T, float>{at.dx.data(), at.z.data(), weight, rows});
+          }));
+    };
+    const auto gradient = [&](auto& backend, const std::string& name) {
+      put(name + " dW", bench::time(calls, [&] {
+            backend.run(LinearBackwardWeight<T>{at.d_weight.data(), at.d_bias.data(), at.z.data(),
+                                                at.x.data(), rows, layer.out, layer.in});
+          }));
+    };
+    products(panels, "packed", true);
+    products(panels, "plain", false);
+    gradient(panels, "panels");
+    put("oneDNN packed z", library_packed(at, calls));
+    products(library, "oneDNN plain", false);
+    gradient(library, "oneDNN");
+    report_.row(row);
+  }
+
+  bench::Report& report_;
+  int threads_;
+  std::map<std::string, std::pair<double, int>> logarithms_;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const Options options(argc, argv, {});
+  bench::Report report(options);
+  const int threads = omp_get_max_threads();
+  report.fact("threads", threads);
+  report.fact("figures", "share of the measured peak, best of 15 (5 at 2048 rows)");
+  Table table(report, threads);
+  table.measure<bf16>("bf16");
+  table.measure<float>("fp32");
+}
