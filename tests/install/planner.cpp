@@ -1,12 +1,13 @@
-#include <ctrain/core/table.hpp>
+#include <ctrain/check.hpp>
 
-constexpr int rows() {
-  ctrain::Table<int, 2> table;
-  table.add(1);
-  return table.size;
-}
-static_assert(rows() == 1);
+#include <cstdio>
+
+struct Finetune {
+  static constexpr ctrain::Policy policy{.batch = {.packed_tokens = 2048},
+                                         .device = ctrain::a100_40gb};
+};
+static_assert(ctrain::check<Finetune>());
 
 int main() {
-  return 0;
+  std::puts(ctrain::render(ctrain::PlanOf<Finetune>::plan, Finetune::policy).c_str());
 }

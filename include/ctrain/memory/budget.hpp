@@ -147,6 +147,19 @@ struct memory_budget_met {};
 
 }  // namespace say
 
+/// cheapest_fix(P::policy), one proposal and one constant at a time: clang bounds the steps of
+/// each, and a long search in one would end in that complaint instead of the table.
+template <class P> inline constexpr budget::Proposals proposals_for = proposals(P::policy);
+template <class P, int I>
+inline constexpr bytes total_of_proposal = plan_memory(proposals_for<P>.rows[I].policy).total();
+template <class P, int I = 0> constexpr Suggestion cheapest_fix_for() {
+  constexpr const Proposal& now = proposals_for<P>.rows[I];
+  if constexpr (total_of_proposal<P, I> <= now.policy.device.memory)
+    return {now.what, now.value, total_of_proposal<P, I>};
+  else
+    return cheapest_fix_for<P, I + 1>();
+}
+
 /// The graph of a policy.
 template <class P> struct GraphOf {
   static constexpr Graph graph = derive_graph(P::policy);
@@ -170,7 +183,7 @@ template <class P> struct PlanOf {
   template <bool Fits, class Q> struct verdict_of { using type = say::memory_budget_met; };
   template <class Q>  // only a policy that does not fit pays for the search
   struct verdict_of<false, Q> {
-    static constexpr Suggestion fix = ctrain::cheapest_fix(Q::policy);
+    static constexpr Suggestion fix = cheapest_fix_for<Q>();
     using type = say::memory_budget_exceeded<
         say::plan_needs<say::gib<plan.total()>>, say::device_has<say::gib<Q::policy.device.memory>>,
         say::cheapest_fix<fix.what, fix.value, say::plan_needs<say::gib<fix.total>>>>;

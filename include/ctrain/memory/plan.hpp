@@ -119,17 +119,28 @@ constexpr bytes lower_bound(const Lifetimes& l) {
   return worst;
 }
 
+/// Which rows live at the same time, asked many times.
+struct Conflicts {
+  bool with[64][64]{};
+
+  constexpr explicit Conflicts(const Lifetimes& l) {
+    for (int i = 0; i < l.rows.size; ++i)
+      for (int j = 0; j < i; ++j) with[i][j] = with[j][i] = l.rows.rows[i].overlaps(l.rows.rows[j]);
+  }
+};
+
 /// Lowest offset at which `row` fits beside all placed rows that live when it does.
-constexpr bytes lowest_fit(const Lifetimes& l, const bytes (&offsets)[64], int row) {
-  const Lifetime& mine = l.rows.rows[row];
+constexpr bytes lowest_fit(const Lifetimes& l, const Conflicts& conflicts,
+                           const bytes (&offsets)[64], int row) {
+  const bytes size = l.rows.rows[row].size;
   bytes at = 0;
   for (bool moved = true; moved;) {
     moved = false;
     for (int i = 0; i < l.rows.size; ++i) {
-      const Lifetime& other = l.rows.rows[i];
-      if (offsets[i] < 0 || at + mine.size <= offsets[i] || offsets[i] + other.size <= at) continue;
-      if (!mine.overlaps(other)) continue;
-      at = offsets[i] + other.size;
+      if (offsets[i] < 0 || !conflicts.with[row][i]) continue;
+      const bytes end = offsets[i] + l.rows.rows[i].size;
+      if (at + size <= offsets[i] || end <= at) continue;
+      at = end;
       moved = true;
     }
   }
@@ -139,7 +150,8 @@ constexpr bytes lowest_fit(const Lifetimes& l, const bytes (&offsets)[64], int r
 /// Greedy placement (Pisarchyk & Lee, arXiv 2001.03288): the tensor of the highest rank, and among
 /// equals the largest, goes to the lowest offset that is free whenever it lives. Returns the row
 /// that ends highest.
-constexpr int place_greedily(const Lifetimes& l, const int (&rank)[64], bytes (&offsets)[64]) {
+constexpr int place_greedily(const Lifetimes& l, const Conflicts& conflicts, const int (&rank)[64],
+                             bytes (&offsets)[64]) {
   for (;;) {
     int next = -1;
     for (int i = 0; i < l.rows.size; ++i)
@@ -148,7 +160,7 @@ constexpr int place_greedily(const Lifetimes& l, const int (&rank)[64], bytes (&
            (rank[i] == rank[next] && l.rows.rows[i].size > l.rows.rows[next].size)))
         next = i;
     if (next < 0) break;
-    offsets[next] = lowest_fit(l, offsets, next);
+    offsets[next] = lowest_fit(l, conflicts, offsets, next);
   }
   int highest = 0;
   for (int i = 0; i < l.rows.size; ++i)
@@ -164,12 +176,13 @@ constexpr int place_greedily(const Lifetimes& l, const int (&rank)[64], bytes (&
 /// block.
 constexpr bytes place(const Lifetimes& l, bytes (&offsets)[64], bytes bound) {
   constexpr int most_tries = 16;
+  const Conflicts conflicts(l);
   int rank[64]{};
   bytes best[64]{}, peak = 0;
   for (int attempt = 1; attempt <= most_tries; ++attempt) {
     bytes now[64]{};
     for (int i = 0; i < 64; ++i) now[i] = offsets[i];
-    const int highest = place_greedily(l, rank, now);
+    const int highest = place_greedily(l, conflicts, rank, now);
     const bytes end = now[highest] + l.rows.rows[highest].size;
     if (attempt == 1 || end < peak) {
       peak = end;

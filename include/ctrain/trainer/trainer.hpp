@@ -3,7 +3,7 @@
 
 #include <ctrain/backend/backend.hpp>
 #include <ctrain/backend/cpu/cpu.hpp>
-#include <ctrain/memory/budget.hpp>
+#include <ctrain/memory/check.hpp>
 #include <ctrain/policy/rules.hpp>
 #include <ctrain/trainer/initialize.hpp>
 #include <ctrain/trainer/memory_map.hpp>
@@ -36,16 +36,8 @@ struct NamedTensor {
   }
 };
 
-/// Checks the rules first; a policy that breaks one gets its sentences and no plan.
-template <class P> struct Verified {
-  static_assert(
-      HasPolicy<P>,
-      "a policy holder is a struct with a member `static constexpr ctrain::Policy policy{...};`");
-  static_assert(sizeof(CheckPolicy<P>), "the policy is valid");
-  template <class Q> struct plan_check { using type = typename PlanOf<Q>::check; };
-  static_assert(sizeof(typename std::conditional_t<ValidPolicy<P>, plan_check<P>,
-                                                   std::type_identity<int>>::type),
-                "the plan fits the device");
+/// Checks the rules, then the plan, then what a trainer asks on top.
+template <class P> struct Verified : Check<P> {
   static_assert(sizeof(rule::a_trainer_is_one_rank<P::policy.parallel.ranks()>));
 };
 
