@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ctrain/backend/calls.hpp>
+#include <ctrain/backend/cpu/direct_products.hpp>
 #include <ctrain/backend/cpu/multiply.hpp>
 #include <ctrain/backend/cpu/pack.hpp>
 #include <ctrain/backend/cpu/products.hpp>
@@ -17,7 +18,7 @@ namespace ctrain::cpu {
 /// depend on threads, on the rows beside a row, or on how the weight is kept.
 class PanelProducts {
  public:
-  explicit PanelProducts(Threads threads) : threads_(threads) {}
+  explicit PanelProducts(Threads threads) : threads_(threads), direct_(threads) {}
 
   /// Takes the scratch memory that these layers need at these row counts.
   template <class T> void prepare(std::span<const LinearShape> layers, std::span<const int> rows) {
@@ -39,6 +40,9 @@ class PanelProducts {
 
   template <class T> void compute(const LinearForward<T>& call) {
     const int out = call.weight.out, in = call.weight.in;
+    if (reads_rows(call.weight, Panels<T>{in, out}))
+      return with_rows(call.weight, call.weight.forward,
+                       [&](const auto* weight) { direct_.forward(call, weight); });
     multiply(
         call.x, call.rows, call.weight, call.weight.forward, Panels<T>{in, out},
         [&](const auto* weight) { return forward_operand(weight, out, in); },
@@ -51,6 +55,9 @@ class PanelProducts {
   template <class T, class DX> void compute(const LinearBackwardInput<T, DX>& call) {
     const int out = call.weight.out, in = call.weight.in;
     const T* copy = call.weight.backward ? call.weight.backward : call.weight.forward;
+    if (reads_rows(call.weight, Panels<T>{out, in}))
+      return with_rows(call.weight, copy,
+                       [&](const auto* weight) { direct_.backward_input(call, weight); });
     multiply(
         call.dz, call.rows, call.weight, copy, Panels<T>{out, in},
         [&](const auto* weight) { return backward_operand(weight, out, in); },
@@ -69,6 +76,14 @@ class PanelProducts {
   }
 
  private:
+  /// Whether the weight comes in panels.
+  template <class T> static bool in_panels(const Weight<T>& weight, const Panels<T>& panels) {
+    return weight.forward && weight.backward && panels.exact();
+  }
+  template <class T> static bool reads_rows(const Weight<T>& weight, const Panels<T>& panels) {
+    return !in_panels(weight, panels) && DirectProducts::serves<T>(weight.out, weight.in);
+  }
+
   /// W^T of a row-major (out, in) weight: depth in, width out.
   template <class W> static Operand<W> forward_operand(const W* weight, int out, int in) {
     return {weight, 1, in, in, out};
@@ -112,7 +127,7 @@ class PanelProducts {
   template <class T, class MakeOperand, class Finish>
   void multiply(const T* a, int rows, const Weight<T>& weight, const T* kept,
                 const Panels<T>& panels, MakeOperand&& operand, Finish&& finish) {
-    if (weight.forward && weight.backward && panels.exact())
+    if (in_panels(weight, panels))
       multiply_packed(a, rows, kept, panels, finish);
     else
       with_rows(weight, kept,
@@ -229,6 +244,7 @@ class PanelProducts {
   }
 
   Threads threads_;
+  DirectProducts direct_;
   std::vector<CacheLine> scratch_;
 };
 

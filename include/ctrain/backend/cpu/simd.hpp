@@ -131,6 +131,17 @@ CTRAIN_INLINE void store(float* to, Lanes a, Some some) {
   _mm512_mask_storeu_ps(to, touched(some), a.value);
 }
 
+/// 16 words of 32 bits (or some, then 0) of any type, to be moved and stored again.
+CTRAIN_INLINE Lanes load_words(const void* from, All) {
+  return _mm512_castsi512_ps(_mm512_loadu_si512(from));
+}
+CTRAIN_INLINE Lanes load_words(const void* from, Some some) {
+  return _mm512_castsi512_ps(_mm512_maskz_loadu_epi32(touched(some), from));
+}
+CTRAIN_INLINE void store_words(void* to, Lanes words) {
+  _mm512_storeu_si512(to, _mm512_castps_si512(words.value));
+}
+
 CTRAIN_INLINE Lanes widen(__m256i halves) {
   return _mm512_castsi512_ps(
       _mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, halves), 16));
@@ -426,6 +437,15 @@ CTRAIN_INLINE Lanes with_sign(const Lanes& a, const Lanes& b) {
   return lanes_of([&](int i) { return std::copysign(a.at[i], b.at[i]); });
 }
 
+/// 16 words of 32 bits (or some, then 0) of any type, to be moved and stored again.
+template <class Count> CTRAIN_INLINE Lanes load_words(const void* from, Count some) {
+  Lanes words = 0.0f;
+  __builtin_memcpy(words.at, from, sizeof(float) * std::size_t(some.count));
+  return words;
+}
+CTRAIN_INLINE void store_words(void* to, const Lanes& words) {
+  __builtin_memcpy(to, words.at, sizeof words.at);
+}
 template <class T, class Count> CTRAIN_INLINE Lanes load(const T* from, Count some) {
   return lanes_of([&](int i) { return i < some.count ? float(from[i]) : 0.0f; });
 }
