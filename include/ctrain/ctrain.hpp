@@ -1,4 +1,4 @@
-/// \file  Everything a host program needs: policies, the trainer, files.   umbrella
+/// \file  Everything a host program needs: policies, the trainer, files.
 #pragma once
 
 #include <ctrain/io/finetune.hpp>
