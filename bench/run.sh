@@ -3,13 +3,14 @@
 # to bench/results/NAME-DATE.json, which git ignores: add by force what a document quotes.
 #
 #   NAME = compile    seconds and memory of the compilers on bench/compile/*.cpp
+#   NAME = pytorch    whole steps of ours and of PyTorch in turn; needs --python with torch
 #   any other         builds bench/NAME.cpp (or .cu) and runs it with --json FILE ARGUMENT...
 set -eu
 cd "$(dirname "$0")/.."
 
 if (($# == 0)); then
   echo "usage: bench/run.sh NAME [ARGUMENT...], where NAME is one of:"
-  { echo compile; find bench -maxdepth 1 -name '*.cpp' -o -maxdepth 1 -name '*.cu'; } |
+  { echo compile; echo pytorch; find bench -maxdepth 1 -name '*.cpp' -o -maxdepth 1 -name '*.cu'; } |
     sed 's@.*/@@; s@\.[a-z]*$@@; s@^@  @' | sort
   exit 2
 fi
@@ -21,6 +22,10 @@ mkdir -p bench/results
 
 if [[ $name == compile ]]; then
   python3 bench/compile.py --json "$json" "$@"
+elif [[ $name == pytorch ]]; then
+  cmake --preset cuda >/dev/null
+  cmake --build --preset cuda --target bench_step >&2
+  python3 bench/pytorch.py --json "$json" "$@"
 else
   cmake --preset cuda >/dev/null  # without a toolkit it is the same as gcc
   cmake --build --preset cuda --target "bench_$name" >&2
