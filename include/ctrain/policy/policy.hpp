@@ -25,9 +25,9 @@ struct Batch {
   constexpr int rows() const {
     return packed() ? packed_tokens : int(std::int64_t{sentences} * length);
   }
-  /// Computed rows are a multiple of this, or all: at most 16 shapes, which a backend can prepare.
+  /// Computed rows are a multiple of this, or all: at most 64 shapes, which a backend can prepare.
   constexpr int row_step() const {
-    return packed() ? int(round_up(packed_tokens / 16 > 0 ? packed_tokens / 16 : 1, 16)) : rows();
+    return packed() ? 16 * int((packed_tokens + 1023) / 1024) : rows();
   }
   /// The head's products take one row a sentence, in steps of 16.
   constexpr int filled_sentences(int count) const {
