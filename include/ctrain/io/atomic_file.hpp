@@ -74,6 +74,11 @@ inline Error write_error(const std::filesystem::path& path, const std::string& d
   }
 }
 
+/// Whether a name is one that AtomicFile gives to a file which is not complete yet.
+inline bool is_temporary(const std::filesystem::path& path) {
+  return path.filename().string().find(".tmp-") != std::string::npos;
+}
+
 /// A file that appears under its name only when it is complete. Bytes go to a temporary file in the
 /// same directory; commit() syncs it, renames it over `path` and syncs the directory. Until
 /// commit() returns, an older file of that name is intact; on any failure, and when commit() is

@@ -272,6 +272,10 @@ template <HasPolicy P, Backend B> class FineTuning {
       throw Error("flag --output_save_path", "'" + predictions.string() + "' names no file",
                   "Name one for the predictions");
     if (!flags_.export_path.empty()) require_folder("export_path", flags_.export_path);
+    for (const auto& entry : std::filesystem::directory_iterator(flags_.dirpath))
+      if (is_temporary(entry.path()))
+        fmt::print("{} is not whole: a run is writing it, or was killed while it did\n",
+                   entry.path().string());
   }
 
   /// On a shared machine one moment may be slow: it is measured again after each validation, and
@@ -307,11 +311,8 @@ template <HasPolicy P, Backend B> class FineTuning {
         batches_per_epoch(data_.validation.size(), flags_.valid_batchsize);
     plan_ = {batches, validation, period(batches)};
     bar_ = {.description = epoch_description(epoch), .total = plan_.total()};
-    const std::int64_t before = sampler_.position().batch;
-    bar_.done = before + validation * (before / plan_.period);
-    resumed_at_ = bar_.done;
     epoch_start_ = steady_seconds();
-    validate_if_due(before - 1, before);  // a checkpoint is written before its step's validation
+    if (sampler_.position().batch > 0) resume_epoch();
 
     while (flags_.max_steps < 0 || step_ < flags_.max_steps) {
       const std::int64_t first = sampler_.position().batch;
@@ -330,6 +331,17 @@ template <HasPolicy P, Backend B> class FineTuning {
     if (sampler_.position().batch < batches) return;  // max_steps ended it
     checkpoint_if_due(CheckpointMoment::train_epoch_end, epoch);
     sampler_.start({epoch + 1});
+  }
+
+  /// Goes on within an epoch. A checkpoint may have been written before the validation of its step,
+  /// which is then still to come.
+  void resume_epoch() {
+    const std::int64_t end = sampler_.position().batch, accumulation = policy.batch.accumulation;
+    const std::int64_t first = (end - 1) / accumulation * accumulation;  // of the latest step
+    bar_.done = end + plan_.validation_batches * (end / plan_.period);
+    if (validation_is_due(first, end)) bar_.done -= plan_.validation_batches;
+    bar_.resumed = bar_.done;
+    validate_if_due(first, end);
   }
 
   /// Batches between two validations. Packed epochs differ by a few batches: a number that the
@@ -432,13 +444,15 @@ template <HasPolicy P, Backend B> class FineTuning {
              std::min(data_.validation.size(), batches * flags_.valid_batchsize));
   }
 
-  /// Validation runs after the micro-batches [first, end) if one of them is the last of a period.
-  void validate_if_due(std::int64_t first, std::int64_t end) {
-    if (step_ == validated_step_ || end <= 0) return;
+  /// Whether one of the micro-batches [first, end) is the last of a period and not validated yet.
+  bool validation_is_due(std::int64_t first, std::int64_t end) const {
     bool due = false;
-    for (std::int64_t i = std::max<std::int64_t>(first, 0); i < end; ++i)
-      due |= plan_.validates_after(i);
-    if (!due) return;
+    for (std::int64_t i = first; i < end; ++i) due |= plan_.validates_after(i);
+    return due && step_ != validated_step_;
+  }
+
+  void validate_if_due(std::int64_t first, std::int64_t end) {
+    if (!validation_is_due(first, end)) return;
     const std::int64_t epoch = sampler_.position().epoch;
     const Evaluation e =
         evaluate(data_.validation, validation_description, data_.validation.size());
@@ -524,7 +538,6 @@ template <HasPolicy P, Backend B> class FineTuning {
   RunningMean<20> recent_;
   EpochPlan plan_;
   Progress bar_;
-  std::int64_t resumed_at_ = 0;
   double epoch_start_ = 0, mfu_ = 0, useful_ = 0;
 };
 

@@ -22,8 +22,9 @@ namespace ctrain {
 struct Progress {
   std::string description{};
   std::int64_t done = 0;
-  std::int64_t total = 0;  // 0: unknown
-  double elapsed = 0;      // seconds since done was 0
+  std::int64_t total = 0;    // 0: unknown
+  std::int64_t resumed = 0;  // where `done` began, as it is not 0 in a resumed run
+  double elapsed = 0;        // seconds since then
   std::string postfix{};
 };
 
@@ -74,7 +75,7 @@ inline std::string left_of_bar(const Progress& p) {
 
 /// Everything right of the bar.
 inline std::string right_of_bar(const Progress& p) {
-  const double rate = p.elapsed > 0 ? double(p.done) / p.elapsed : 0;
+  const double rate = p.elapsed > 0 ? double(p.done - p.resumed) / p.elapsed : 0;
   std::string speed = "?it/s", remaining = "?";
   if (rate > 0) {
     speed = rate < 1 ? fmt::format("{:5.2f}s/it", 1 / rate) : fmt::format("{:5.2f}it/s", rate);
