@@ -22,7 +22,10 @@ struct SmallModel {
   void add(const std::string& name, const std::vector<std::int64_t>& shape) {
     std::vector<float>& room = values[name];
     room.assign(std::size_t(ctrain::element_count(shape).value()), -1);
-    wanted.push_back({.name = name, .shape = shape, .destination = room.data()});
+    wanted.push_back({.name = name,
+                      .shape = shape,
+                      .destination = room.data(),
+                      .optional = name.starts_with("classifier.")});
   }
   ctrain::LoadReport load(const std::filesystem::path& directory) {
     return ctrain::load_weights(directory, wanted);

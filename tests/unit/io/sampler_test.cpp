@@ -136,7 +136,7 @@ TEST_CASE("io.sampler.a_packed_batch_lies_end_to_end_and_is_rounded_to_16_rows")
 }
 
 TEST_CASE("io.sampler.rows_are_rounded_to_a_step_of_the_shape") {
-  const Batch shape{.packed_tokens = 1024, .length = 64};  // steps of 64 rows
+  const Batch shape{.packed_tokens = 4096, .length = 64};  // steps of 64 rows
   const Dataset data = data_of({40, 25});
   Sampler sampler(data, shape);
   Buffers out(shape);

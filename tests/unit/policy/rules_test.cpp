@@ -121,6 +121,6 @@ TEST_CASE("policy.batch.bounds_rows_and_sentences") {
   for (int tokens = 16; tokens <= 4096; tokens += 16) {
     const int step = Batch{.packed_tokens = tokens}.row_step();
     CHECK(step % 16 == 0);
-    CHECK((tokens + step - 1) / step <= 16);  // shapes that a backend prepares
+    CHECK((tokens + step - 1) / step <= 64);  // shapes that a backend prepares
   }
 }
