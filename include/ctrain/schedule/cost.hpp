@@ -188,6 +188,8 @@ struct Span {
 /// its lane has ended; a wait takes until then.
 class Timeline {
  public:
+  static constexpr int lanes = 9;  // 0: compute; 1 + group; 5, 6: to and from next; 7, 8: previous
+
   template <int Stages, int Capacity>
   Timeline(const Schedule<Stages, Capacity>& s, const UnitCosts& units, const Rates& rates)
       : split_(s.split), rates_(rates), stages_(Stages) {
@@ -225,7 +227,6 @@ class Timeline {
   }
 
  private:
-  static constexpr int lanes = 9;  // 0: compute; 1 + group; 5, 6: to and from next; 7, 8: previous
   struct Posted {
     int index = 0, micro = 0;
     double time = 0;
