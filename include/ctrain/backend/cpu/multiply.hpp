@@ -97,6 +97,10 @@ void multiply_rows(Sums sums, const T* const* rows, int count, std::int64_t grou
 /// Groups of a panel that stay in the nearer caches.
 inline constexpr int chunk_groups = 256;
 
+/// Groups of a panel that meet all rows of a block before the next do. 512 measured 3 % better than
+/// 256: sums are put down and taken up half as often.
+inline constexpr int block_groups = 512;
+
 /// sums (rows, 64) = or += a * panel of `groups` groups and `columns` columns. The groups are added
 /// in order, whatever the rows: a row's sum does not depend on its neighbours.
 template <class T>
@@ -104,8 +108,8 @@ void multiply_block(Sums sums, const FactorRows<T>& a, int rows, const T* panel,
                     int groups) {
   const int group_size = columns * Panels<T>::group;
   const int tiles = (rows + tile_height - 1) / tile_height;
-  for (int start = 0; start < groups; start += chunk_groups) {
-    const int here = std::min(chunk_groups, groups - start);
+  for (int start = 0; start < groups; start += block_groups) {
+    const int here = std::min(block_groups, groups - start);
     const T* part = panel + std::int64_t(start) * group_size;
     Ahead ahead{reinterpret_cast<const char*>(part + std::int64_t(here) * group_size),
                 int(group_size * sizeof(T)) / tiles};
@@ -121,9 +125,13 @@ void multiply_block(Sums sums, const FactorRows<T>& a, int rows, const T* panel,
 }
 
 /// multiply_block() on a (64, 64) tile of a larger matrix of sums, in place. Asks for the next
-/// tile's sums while one is computed.
+/// tile's sums and the panel that follows while one is computed.
 template <class T>
 void multiply_in_place(Sums sums, const FactorRows<T>& a, const T* panel, int groups) {
+  constexpr int tiles = (panel_columns + tile_height - 1) / tile_height;
+  const std::int64_t group_size = panel_columns * Panels<T>::group;
+  Ahead ahead{reinterpret_cast<const char*>(panel + groups * group_size),
+              int(group_size * sizeof(T)) / tiles};
   for (int r = 0; r < panel_columns; r += tile_height) {
     const T* row[tile_height];
     for (int i = 0; i < tile_height; ++i)
@@ -132,7 +140,8 @@ void multiply_in_place(Sums sums, const FactorRows<T>& a, const T* panel, int gr
     for (int i = 0; sums.add && i < tile_height * panel_columns / simd::width; ++i)
       simd::prefetch(next.first + i / 4 * sums.stride + i % 4 * simd::width);
     multiply_rows(sums.from_row(r), row, panel_columns - r, a.group_step, panel, panel_columns,
-                  groups, Ahead{reinterpret_cast<const char*>(panel), 0});
+                  groups, ahead);
+    ahead.from += std::int64_t(groups) * ahead.step;
   }
 }
 
