@@ -67,7 +67,6 @@ class PanelProducts {
   }
 
   template <class T, class G> void compute(const LinearBackwardWeight<T, G>& call) {
-    column_sums(call.d_bias, call.dz, call.rows, call.out, call.accumulate, threads_);
     const int panels = Panels<T>{call.rows, call.in}.count();
     const int step = gradient_panels<T>(call.rows, call.in);
     for (int first = 0; first < panels; first += step)
@@ -213,9 +212,13 @@ class PanelProducts {
     threads_.each_by_worker(
         outputs.count(), std::int64_t(call.rows) * call.out * width,
         [&](std::int64_t p, int worker) {
+          const int output = int(p) * panel_columns;
+          if (first == 0)  // d_bias here, where dz is read anyway: one wait of all threads less
+            sum_columns(call.d_bias, call.dz, call.rows, call.out, call.accumulate, output,
+                        std::min(panel_columns, call.out - output));
           const FactorRows<T> from = packed_rows(scratch.of_worker(worker), dz, int(p));
           for (int c = 0; c < columns.count(); ++c)
-            weight_gradient_tile(call, from, int(p) * panel_columns, first + c * panel_columns,
+            weight_gradient_tile(call, from, output, first + c * panel_columns,
                                  scratch.shared() + c * columns.stride(), columns, c);
           simd::end_streaming();
         });

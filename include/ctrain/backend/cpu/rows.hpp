@@ -195,21 +195,28 @@ template <class T> void compute(const LayerNormBackward<T>& call, const Threads&
   });
 }
 
-/// to (+)= the sums of a matrix's columns, rows added 64 by 64.
+/// to (+)= the sums of columns [first, first + count) of a matrix, rows added 64 by 64.
+template <class T>
+void sum_columns(float* to, const T* from, int rows, int columns, bool accumulate, int first,
+                 int count) {
+  simd::each_lanes(count, [&](int c, auto some) {
+    Lanes total = 0.0f;
+    for (int start = 0; start < rows; start += 64) {
+      Lanes part = 0.0f;
+      for (int r = start; r < std::min(start + 64, rows); ++r)
+        part = part + simd::load(from + std::int64_t(r) * columns + first + c, some);
+      total = total + part;
+    }
+    put(to + first + c, total, accumulate, some);
+  });
+}
+
+/// sum_columns() of all columns.
 template <class T>
 void column_sums(float* to, const T* from, int rows, int columns, bool accumulate,
                  const Threads& threads) {
   each_column_block(threads, rows, columns, [&](int first, int count) {
-    simd::each_lanes(count, [&](int c, auto some) {
-      Lanes total = 0.0f;
-      for (int start = 0; start < rows; start += 64) {
-        Lanes part = 0.0f;
-        for (int r = start; r < std::min(start + 64, rows); ++r)
-          part = part + simd::load(from + std::int64_t(r) * columns + first + c, some);
-        total = total + part;
-      }
-      put(to + first + c, total, accumulate, some);
-    });
+    sum_columns(to, from, rows, columns, accumulate, first, count);
   });
 }
 
