@@ -73,4 +73,16 @@ class Arena {
   bytes size_ = 0, mapped_ = 0, high_water_ = 0;
 };
 
+/// The arena of a backend: host memory, unless the backend names another.
+template <class B> struct ArenaChoice { using type = Arena; };
+template <class B>
+  requires requires {
+    typename B::Arena;
+  }
+struct ArenaChoice<B> {
+  using type = typename B::Arena;
+};
+
+template <class B> using ArenaOf = typename ArenaChoice<B>::type;
+
 }  // namespace ctrain

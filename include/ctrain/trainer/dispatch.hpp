@@ -19,11 +19,11 @@ struct MicroBatch {
 /// Builds a backend call from one op of the planned tables and runs it. Walking a table with this
 /// is all that executing a step amounts to: what was planned and proved is what runs.
 template <HasPolicy P, Backend B> class Dispatch {
-  using Map = MemoryMap<P>;
+  using Map = MemoryMap<P, ArenaOf<B>>;
   using T = typename Map::Compute;
   using BlockGradient = typename Map::BlockGradient;
-  static constexpr const Graph& graph = Map::graph;
-  static constexpr const ModelShape& shape = P::policy.model;
+  static constexpr const auto& graph = Map::graph;
+  static constexpr const auto& shape = P::policy.model;
 
  public:
   Dispatch(B& backend, Map& map) : backend_(backend), map_(map) {}

@@ -15,11 +15,12 @@ namespace ctrain {
 enum class State : std::uint8_t { weight, first_moment, second_moment };
 
 /// Typed addresses inside the arena of P's plan. `layer` is the block an op runs for.
-template <HasPolicy P> class MemoryMap {
+template <HasPolicy P, class Space = Arena> class MemoryMap {
  public:
-  static constexpr const Policy& policy = P::policy;
-  static constexpr const Graph& graph = GraphOf<P>::graph;
-  static constexpr const MemoryPlan& plan = PlanOf<P>::plan;
+  // auto: nvcc 13 takes a named type for a second initialisation
+  static constexpr const auto& policy = P::policy;
+  static constexpr const auto& graph = GraphOf<P>::graph;
+  static constexpr const auto& plan = PlanOf<P>::plan;
   using Compute = std::conditional_t<P::policy.compute_type() == DType::bf16, bf16, float>;
 
   using BlockGradient =
@@ -27,7 +28,7 @@ template <HasPolicy P> class MemoryMap {
 
   MemoryMap() : arena_(plan.arena()) {}
 
-  Arena& arena() { return arena_; }
+  Space& arena() { return arena_; }
 
   /// First element of a parameter's gradient, whose type is gradient_type(); T must be that.
   template <class T = float> T* gradient(int index, int layer = 0) {
@@ -118,7 +119,7 @@ template <HasPolicy P> class MemoryMap {
            inside;
   }
 
-  Arena arena_;
+  Space arena_;
 };
 
 }  // namespace ctrain

@@ -4,12 +4,12 @@
 #include <ctrain/backend/backend.hpp>
 #include <ctrain/core/error.hpp>
 #include <ctrain/trainer/dispatch.hpp>
+#include <ctrain/trainer/host_view.hpp>
 #include <ctrain/trainer/memory_map.hpp>
 
 #include <cmath>
 #include <concepts>
 #include <cstdint>
-#include <span>
 #include <string>
 #include <type_traits>
 
@@ -52,13 +52,19 @@ struct StepResult {
 
 /// Executes P's tables on one arena with one backend.
 template <HasPolicy P, Backend B> class Step {
-  static constexpr const Policy& policy = P::policy;
-  static constexpr const Graph& graph = GraphOf<P>::graph;
+  static constexpr const auto& policy = P::policy;
+  static constexpr const auto& graph = GraphOf<P>::graph;
   static constexpr int layers = P::policy.model.layers;
+  using Map = MemoryMap<P, ArenaOf<B>>;
 
  public:
-  Step(B& backend, MemoryMap<P>& map)
-      : backend_(backend), map_(map), dispatch_(backend, map), batch_(map.batch()) {}
+  Step(B& backend, Map& map)
+      : backend_(backend),
+        map_(map),
+        dispatch_(backend, map),
+        host_(backend, map.arena(), PlanOf<P>::plan.batch.end()),
+        batch_(map.batch()),
+        host_batch_(host_.batch_at(batch_)) {}
 
   /// One optimizer step over up to `batch.accumulation` micro-batches of `feed`: the gradient of
   /// the mean loss over all its sentences, clipped, then AdamW. No micro-batch left: changes
@@ -66,8 +72,8 @@ template <HasPolicy P, Backend B> class Step {
   /// loss or the gradient is not finite; the text names the step and the first bad tensor.
   template <Feed F> StepResult train(F& feed, const StepNumbers& n) {
     StepResult result;
-    for (int i = 0;
-         i < policy.batch.accumulation && feed.fill(batch_, std::uint32_t(result.sentences)); ++i) {
+    for (int i = 0; i < policy.batch.accumulation && take(feed, std::uint32_t(result.sentences));
+         ++i) {
       const MicroBatch m{.batch = batch_,
                          .seed = n.seed,
                          .step = std::uint32_t(n.step),
@@ -91,7 +97,7 @@ template <HasPolicy P, Backend B> class Step {
 
   /// Forward only, dropout off, on the next micro-batch of `feed`; false if there is none.
   template <Feed F> bool evaluate(F& feed, StepResult& result) {
-    if (!feed.fill(batch_, 0)) return false;
+    if (!take(feed, 0)) return false;
     forward({.batch = batch_, .training = false});
     count(result);
     return true;
@@ -115,12 +121,12 @@ template <HasPolicy P, Backend B> class Step {
   /// L2 norm of all gradients as they stand.
   double gradient_norm() {
     double* sum = map_.sum_of_squares();
-    *sum = 0;
+    backend_.run(Clear{sum, sizeof *sum});
     each_gradient([&](int i, int, const auto* gradient) {
       using G = std::remove_cvref_t<decltype(*gradient)>;
       backend_.run(SumOfSquaresOf<G>{sum, gradient, graph.parameters.rows[i].elements()});
     });
-    return std::sqrt(*sum);
+    return std::sqrt(host_.read(sum, 1)[0]);
   }
 
   /// One AdamW step of every parameter; the gradient is multiplied by `gradient_scale` first.
@@ -147,7 +153,7 @@ template <HasPolicy P, Backend B> class Step {
 
   /// Refreshes the copies that products read; needed after every change of a weight.
   void prepare_weights() {
-    using T = typename MemoryMap<P>::Compute;
+    using T = typename Map::Compute;
     if constexpr (copies_of_weights(P::policy) > 0)
       for (int layer = 0; layer < layers; ++layer)
         for (const Op& op : graph.forward_block.ops) {
@@ -173,7 +179,7 @@ template <HasPolicy P, Backend B> class Step {
   /// Calls visit(index, layer, pointer to the gradient in the type it waits in) for every tensor.
   template <class Visit> void each_gradient(Visit&& visit) {
     each_parameter([&](int i, int layer) {
-      using Narrow = typename MemoryMap<P>::BlockGradient;
+      using Narrow = typename Map::BlockGradient;
       if (gradient_type(graph.parameters.rows[i], policy) == DType::fp32)
         visit(i, layer, static_cast<const float*>(map_.gradient(i, layer)));
       else
@@ -181,25 +187,34 @@ template <HasPolicy P, Backend B> class Step {
     });
   }
 
-  /// The micro-batch that was computed last, and what the head made of it.
-  const BatchView& batch() const { return batch_; }
-  std::span<const float> losses() {
-    return {map_.template tensor<float>(loss_op().outputs[0], layers),
-            std::size_t(batch_.sentences)};
-  }
-  std::span<const std::int32_t> predictions() {
-    return {map_.template tensor<std::int32_t>(loss_op().outputs[1], layers),
-            std::size_t(batch_.sentences)};
+  /// The micro-batch that was computed last, for a host to read, and what the head made of it.
+  const BatchView& batch() const { return host_batch_; }
+  HostValues<float> losses() { return result<float>(loss_op().outputs[0], batch_.sentences); }
+  HostValues<std::int32_t> predictions() {
+    return result<std::int32_t>(loss_op().outputs[1], batch_.sentences);
   }
   /// (sentences, labels); after evaluate() only, since backward reuses the memory.
-  std::span<const float> logits() {
-    return {map_.template tensor<float>(loss_op().inputs[0], layers),
-            std::size_t(batch_.sentences) * policy.model.labels};
+  HostValues<float> logits() {
+    return result<float>(loss_op().inputs[0], std::int64_t{batch_.sentences} * policy.model.labels);
   }
+  HostView<B>& host() { return host_; }
 
  private:
   static constexpr const Op& loss_op() {
     return graph.forward_head.ops.rows[graph.forward_head.ops.size - 1];
+  }
+
+  template <class T> HostValues<T> result(Operand x, std::int64_t count) {
+    return host_.read(map_.template tensor<T>(x, layers), count);
+  }
+
+  /// The feed's next micro-batch, brought to where the backend reads it.
+  template <Feed F> bool take(F& feed, std::uint32_t first_ordinal) {
+    if (!feed.fill(host_batch_, first_ordinal)) return false;
+    host_.push(PlanOf<P>::plan.batch);
+    batch_.rows = host_batch_.rows;
+    batch_.sentences = host_batch_.sentences;
+    return true;
   }
 
   void run(const Program& program, int layer, const MicroBatch& m) {
@@ -208,16 +223,16 @@ template <HasPolicy P, Backend B> class Step {
 
   /// Adds the micro-batch's losses, in the order of its sentences.
   void count(StepResult& result) {
-    const std::span<const float> loss = losses();
-    const std::span<const std::int32_t> predicted = predictions();
-    for (int s = 0; s < batch_.sentences; ++s) {
-      const std::int64_t length = batch_.lengths[s],
-                         rows = batch_.first_row[s + 1] - batch_.first_row[s];
+    const HostValues<float> loss = losses();
+    const HostValues<std::int32_t> predicted = predictions();
+    for (int s = 0; s < host_batch_.sentences; ++s) {
+      const std::int64_t length = host_batch_.lengths[s],
+                         rows = host_batch_.first_row[s + 1] - host_batch_.first_row[s];
       result.tokens += length;
       result.attended += length * rows;
-      if (batch_.labels[s] < 0) continue;
+      if (host_batch_.labels[s] < 0) continue;
       result.loss_sum += loss[std::size_t(s)];
-      result.correct += predicted[std::size_t(s)] == batch_.labels[s];
+      result.correct += predicted[std::size_t(s)] == host_batch_.labels[s];
       ++result.sentences;
     }
     result.rows += batch_.rows;
@@ -226,9 +241,9 @@ template <HasPolicy P, Backend B> class Step {
 
   // what went wrong ------------------------------------------------------------------------------
 
-  template <class T> static bool is_finite(const T* values, std::int64_t count) {
-    for (std::int64_t i = 0; i < count; ++i)
-      if (!std::isfinite(float(values[i]))) return false;
+  template <class T> bool is_finite(const T* values, std::int64_t count) {
+    for (const T& x : host_.read(values, count))
+      if (!std::isfinite(float(x))) return false;
     return true;
   }
 
@@ -298,9 +313,10 @@ template <HasPolicy P, Backend B> class Step {
   }
 
   B& backend_;
-  MemoryMap<P>& map_;
+  Map& map_;
   Dispatch<P, B> dispatch_;
-  BatchView batch_;
+  HostView<B> host_;
+  BatchView batch_, host_batch_;
 };
 
 }  // namespace ctrain

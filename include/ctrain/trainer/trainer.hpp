@@ -2,7 +2,7 @@
 #pragma once
 
 #include <ctrain/backend/backend.hpp>
-#include <ctrain/backend/cpu/cpu.hpp>
+#include <ctrain/backend/default.hpp>
 #include <ctrain/memory/check.hpp>
 #include <ctrain/policy/rules.hpp>
 #include <ctrain/trainer/initialize.hpp>
@@ -42,11 +42,11 @@ template <class P> struct Verified : Check<P> {
 };
 
 /// Weights, gradients and optimizer state of P's model in one arena, and the step that trains them.
-template <HasPolicy P, Backend B = Cpu> class Trainer : Verified<P> {
+template <HasPolicy P, Backend B = DefaultBackend> class Trainer : Verified<P> {
  public:
-  static constexpr const Policy& policy = P::policy;
-  static constexpr const MemoryPlan& plan = PlanOf<P>::plan;
-  static constexpr const Graph& graph = GraphOf<P>::graph;
+  static constexpr const auto& policy = P::policy;
+  static constexpr const auto& plan = PlanOf<P>::plan;
+  static constexpr const auto& graph = GraphOf<P>::graph;
 
   /// Takes the arena. Weights are new ones drawn from `seed`; optimizer state is zero.
   explicit Trainer(std::uint64_t seed = P::policy.seed) : step_(backend_, map_) {
@@ -57,7 +57,8 @@ template <HasPolicy P, Backend B = Cpu> class Trainer : Verified<P> {
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  /// Every tensor of the state dict, in the order of the flat vector.
+  /// Every tensor of the state dict, in the order of the flat vector, for a host to read and write.
+  /// On a device, fetch_state() brings what is there, and weights_changed() sends it back.
   std::vector<NamedTensor> tensors() {
     std::vector<NamedTensor> all;
     Step<P, B>::each_parameter([&](int i, int layer) {
@@ -68,11 +69,11 @@ template <HasPolicy P, Backend B = Cpu> class Trainer : Verified<P> {
           p.segment == Segment::block ? "bert.encoder.layer." + std::to_string(layer) + "." : "";
       all.push_back({.name = prefix + std::string(p.name),
                      .shape = std::move(shape),
-                     .weight = map_.parameter(State::weight, i, layer),
-                     .gradient = map_.gradient(i, layer),
+                     .weight = host(map_.parameter(State::weight, i, layer)),
+                     .gradient = host(map_.gradient(i, layer)),
                      .gradient_type = gradient_type(p, policy),
-                     .first_moment = map_.parameter(State::first_moment, i, layer),
-                     .second_moment = map_.parameter(State::second_moment, i, layer),
+                     .first_moment = host(map_.parameter(State::first_moment, i, layer)),
+                     .second_moment = host(map_.parameter(State::second_moment, i, layer)),
                      .count = p.elements(),
                      .parameter = i});
     });
@@ -85,14 +86,26 @@ template <HasPolicy P, Backend B = Cpu> class Trainer : Verified<P> {
                        policy.model.initializer_range, t.weight);
   }
 
-  /// To be called after weights were written from outside.
-  void weights_changed() { step_.prepare_weights(); }
+  /// To be called before tensors() are read: weights, gradients and optimizer state.
+  void fetch_state() {
+    HostView<B>& host = step_.host();
+    host.pull(plan.parameters), host.pull(plan.gradients);
+    host.pull(plan.first_moment), host.pull(plan.second_moment);
+  }
+  /// To be called after weights or optimizer state were written from outside.
+  void weights_changed() {
+    HostView<B>& host = step_.host();
+    host.push(plan.parameters), host.push(plan.first_moment), host.push(plan.second_moment);
+    step_.prepare_weights();
+  }
 
   Step<P, B>& step() { return step_; }
   B& backend() { return backend_; }
-  Arena& arena() { return map_.arena(); }
+  ArenaOf<B>& arena() { return map_.arena(); }
 
  private:
+  template <class T> T* host(T* address) { return step_.host().at(address); }
+
   /// Lets a backend that prepares its products per shape do so now, for every shape a step can ask
   /// for.
   void prepare_products() {
@@ -119,8 +132,8 @@ template <HasPolicy P, Backend B = Cpu> class Trainer : Verified<P> {
     }
   }
 
-  MemoryMap<P> map_;
   B backend_;
+  MemoryMap<P, ArenaOf<B>> map_;
   Step<P, B> step_;
 };
 
