@@ -1,4 +1,4 @@
-/// \file  Products that read a row-major weight where it stands, at the speed of packed ones.   floor 5: backend
+/// \file  Products that read a row-major weight where it stands, without a copy of it.   floor 5: backend
 #pragma once
 
 #include <ctrain/backend/arena.hpp>
