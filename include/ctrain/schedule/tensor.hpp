@@ -2,7 +2,7 @@
 #pragma once
 
 #include <ctrain/model/backward.hpp>
-#include <ctrain/schedule/buckets.hpp>
+#include <ctrain/memory/buckets.hpp>
 #include <ctrain/schedule/events.hpp>
 
 #include <cstdint>

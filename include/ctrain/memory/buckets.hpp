@@ -1,9 +1,9 @@
-/// \file  Which parameters a rank has, in which buckets they travel, and its share of each state.   floor 4: schedule
+/// \file  Which parameters a rank has, in which buckets they travel, and its share of each state.   floor 3: memory
 #pragma once
 
 #include <ctrain/model/parameters.hpp>
 #include <ctrain/policy/policy.hpp>
-#include <ctrain/schedule/grid.hpp>
+#include <ctrain/policy/grid.hpp>
 
 #include <cstdint>
 #include <string_view>

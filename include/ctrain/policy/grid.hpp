@@ -1,4 +1,4 @@
-/// \file  Ranks as a grid of data x tensor x pipeline, and the groups that talk to each other.   floor 4: schedule
+/// \file  Ranks as a grid of data x tensor x pipeline, and the groups that talk to each other.   floor 1: policy
 #pragma once
 
 #include <ctrain/policy/policy.hpp>
