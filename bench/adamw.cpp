@@ -69,7 +69,7 @@ int main(int argc, char** argv) {
         simd::store(at + i, simd::load(at + i, all) + g, all);
     });
   };
-  double sum = 0;
+  ExactSum sum;
   const auto norm = [&] { backend.run(SumOfSquares{&sum, gradient.data(), count}); };
   const auto update = [&] {
     backend.run(AdamWUpdate{weight.data(), first.data(), second.data(), gradient.data(), count,

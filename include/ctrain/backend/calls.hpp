@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ctrain/backend/batch.hpp>
+#include <ctrain/backend/math/sum_of_squares.hpp>
 #include <ctrain/core/philox.hpp>
 #include <ctrain/policy/policy.hpp>
 
@@ -281,11 +282,10 @@ struct CrossEntropyBackward {
 
 // update -----------------------------------------------------------------------------------------
 
-/// Sum of squares over a gradient, in a fixed tree: chunks of 65,536 elements, each summed in
-/// double by the same 16 running sums whatever the machine, then chunk by chunk in order. Adds to
-/// *sum.
+/// Adds the sum of squares of a gradient, or of a part of one that starts at a multiple of 16, to
+/// *sum: exactly, see backend/math/sum_of_squares.hpp.
 template <class G = float> struct SumOfSquaresOf {
-  double* sum = nullptr;
+  ExactSum* sum = nullptr;
   const G* values = nullptr;
   std::int64_t count = 0;
 };

@@ -89,9 +89,10 @@ template <HasPolicy P, class Space = Arena> class MemoryMap {
     at(b.labels, layout.labels);
     return b;
   }
-  double* sum_of_squares() {
+  ExactSum* sum_of_squares() {
     static constexpr BatchLayout layout = batch_layout(P::policy);
-    return reinterpret_cast<double*>(arena_.at(plan.batch.offset + layout.scalars, 8));
+    return reinterpret_cast<ExactSum*>(
+        arena_.at(plan.batch.offset + layout.scalars, sizeof(ExactSum)));
   }
 
  private:

@@ -120,13 +120,13 @@ template <HasPolicy P, Backend B> class Step {
 
   /// L2 norm of all gradients as they stand.
   double gradient_norm() {
-    double* sum = map_.sum_of_squares();
+    ExactSum* sum = map_.sum_of_squares();
     backend_.run(Clear{sum, sizeof *sum});
     each_gradient([&](int i, int, const auto* gradient) {
       using G = std::remove_cvref_t<decltype(*gradient)>;
       backend_.run(SumOfSquaresOf<G>{sum, gradient, graph.parameters.rows[i].elements()});
     });
-    return std::sqrt(host_.read(sum, 1)[0]);
+    return std::sqrt(host_.read(sum, 1)[0].value());
   }
 
   /// One AdamW step of every parameter; the gradient is multiplied by `gradient_scale` first.

@@ -1,4 +1,4 @@
-// The update: squares summed in one fixed tree, AdamW with the clip.
+// The update: squares summed exactly, AdamW with the clip.
 #include "oracle.hpp"
 
 using namespace ctrain;
@@ -7,18 +7,47 @@ TEST_CASE("backend.update.sums_of_squares_have_one_value_everywhere") {
   oracle::Random random(1);
   for (std::int64_t count : {1, 15, 16, 70001, 65536 * 3, 65536 * 5 + 77}) {
     const auto values = random.values<float>(std::size_t(count), 0.1f);
-    double exact = 2;
+    double exact = 0;
     for (float x : values) exact += double(x) * x;
-    double plain = 2, alone = 2, together = 2;
+    ExactSum plain, alone, together, parts;
     CpuReference reference;
     Cpu one(1), two(2);
     reference.run(SumOfSquares{&plain, values.data(), count});
     one.run(SumOfSquares{&alone, values.data(), count});
     two.run(SumOfSquares{&together, values.data(), count});
-    CHECK(plain == Approx(exact).epsilon(1e-12));
+    CHECK(plain.value() == Approx(exact).epsilon(1e-12));
     CHECK(plain == alone);
     CHECK(plain == together);
+    for (std::int64_t first = (count - 1) / 48 * 48; first >= 0; first -= 48)  // shards, backwards
+      two.run(
+          SumOfSquares{&parts, values.data() + first, std::min<std::int64_t>(48, count - first)});
+    CHECK(plain == parts);
   }
+}
+
+TEST_CASE("backend.update.sums_of_squares_hold_small_and_large_and_tell_what_is_not_finite") {
+  Cpu cpu(1);
+  const auto sum = [&](std::vector<float> values) {
+    ExactSum s;
+    cpu.run(SumOfSquares{&s, values.data(), std::int64_t(values.size())});
+    return s;
+  };
+  CHECK(sum({3, 4}).value() == 25);
+  CHECK(sum({0x1p-42f}).value() == 0x1p-84);
+  CHECK(sum({0x1p-44f}).value() == 0);
+  CHECK(sum({16777215.0f}).value() == 16777215.0 * 16777215.0);
+  for (const float bad : {0x1p25f, float(INFINITY), -float(INFINITY), std::nanf("")})
+    for (const std::size_t at : {0u, 7u, 8u, 20u}) {
+      std::vector<float> values(21, 1.0f);
+      values[at] = bad;
+      CHECK(std::isinf(sum(values).value()));
+    }
+  static_assert([] {
+    ExactSum a, b;
+    for (int i = 0; i < 1000; ++i) a.add(0.1 * i), b.add(0.1 * (999 - i));
+    a.carry(), b.carry();
+    return a == b && a.value() > 49949.9 && a.value() < 49950.1;
+  }());
 }
 
 TEST_CASE("backend.update.adamw_follows_both_equations_in_double") {
@@ -64,12 +93,12 @@ TEST_CASE("backend.update.gradients_in_bf16_count_as_the_floats_they_stand_for")
   const auto update = [&](auto& backend, const auto& gradient) {
     auto w = weight, m = weight, v = oracle::Floats(weight.size(), 0.5f);
     using G = std::remove_cvref_t<decltype(gradient[0])>;
-    double sum = 0;
+    ExactSum sum;
     backend.run(SumOfSquaresOf<G>{&sum, gradient.data(), count});
     backend.run(AdamWUpdateOf<G>{w.data(), m.data(), v.data(), gradient.data(), count,
                                  OptimizerKind::adamw_torch, 1e-3f, 0.9f, 0.999f, 1e-6f, 0.1f,
                                  0.25f, 5});
-    w.push_back(float(sum));
+    w.push_back(float(sum.value()));
     return w;
   };
   CpuReference reference;

@@ -317,7 +317,8 @@ struct CpuReference {
 
   template <class G> void run(const SumOfSquaresOf<G>& call) {
     for (std::int64_t first = 0; first < call.count; first += squares_chunk)
-      *call.sum += sum_of_squares(call.values + first, std::min(squares_chunk, call.count - first));
+      call.sum->add(
+          sum_of_squares(call.values + first, std::min(squares_chunk, call.count - first)));
   }
 
   template <class G> void run(const AdamWUpdateOf<G>& call) {

@@ -1,10 +1,12 @@
 /// \file  Sixteen floats at once: AVX-512 where the compiler has it, loops elsewhere.   floor 5: backend
 #pragma once
 
+#include <ctrain/backend/math/sum_of_squares.hpp>
 #include <ctrain/core/config.hpp>
 #include <ctrain/core/floating.hpp>
 #include <ctrain/core/philox.hpp>
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <utility>
@@ -346,22 +348,52 @@ CTRAIN_INLINE Mask half_below(Integers a, bool high, std::uint32_t threshold) {
   return {_mm512_cmplt_epu32_mask(half, same(threshold).value)};
 }
 
-/// 16 running sums in double.
-struct WideSums {
-  __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
+/// Exact sums of squares (backend/math/sum_of_squares.hpp), eight pairs at a time: what the sum of
+/// a summand and a cut has in its last bits is the integer.
+struct SquareSums {
+  __m512i high = _mm512_setzero_si512(), middle = high, low = high;
+  __mmask8 not_finite = 0;
+  std::int64_t count = 0;
 
-  CTRAIN_INLINE void add_square(Lanes a) {
+  CTRAIN_INLINE void add_squares(Lanes a) {
     const __m512d pairs = _mm512_castps_pd(a.value);
     const __m256d lower = _mm512_maskz_extractf64x4_pd(0xf, pairs, 0);
     const __m256d upper = _mm512_maskz_extractf64x4_pd(0xf, pairs, 1);
     const __m512d x = _mm512_maskz_cvtps_pd(0xff, _mm256_castpd_ps(lower));
     const __m512d y = _mm512_maskz_cvtps_pd(0xff, _mm256_castpd_ps(upper));
-    low = _mm512_fmadd_pd(x, x, low);
-    high = _mm512_fmadd_pd(y, y, high);
+    const __m512d sum = _mm512_fmadd_pd(y, y, _mm512_mul_pd(x, x));
+    not_finite = __mmask8(not_finite |
+                          _mm512_cmp_pd_mask(sum, _mm512_set1_pd(ExactSum::largest), _CMP_NLT_UQ));
+    const __m512d rest = cut(sum, ExactSum::cut_high, high);
+    const __m512d last = cut(rest, ExactSum::cut_middle, middle);
+    cut(last, ExactSum::cut_low, low);
+    ++count;
   }
-  CTRAIN_INLINE void store_to(double* lanes) const {
-    _mm512_storeu_pd(lanes, low);
-    _mm512_storeu_pd(lanes + 8, high);
+  /// Of at most ExactSum::most_uncarried additions.
+  ExactSum total() const {
+    ExactSum sum;
+    sum.not_finite = not_finite != 0;
+    if (not_finite != 0) return sum;
+    sum.high = add_up(high, ExactSum::cut_high);
+    sum.middle = add_up(middle, ExactSum::cut_middle);
+    sum.low = add_up(low, ExactSum::cut_low);
+    sum.carry();
+    return sum;
+  }
+
+ private:
+  CTRAIN_INLINE static __m512d cut(__m512d x, double at, __m512i& integer) {
+    const __m512d shifted = _mm512_add_pd(x, _mm512_set1_pd(at));
+    integer = _mm512_add_epi64(integer, _mm512_castpd_si512(shifted));
+    return _mm512_sub_pd(x, _mm512_sub_pd(shifted, _mm512_set1_pd(at)));
+  }
+  std::int64_t add_up(__m512i integers, double at) const {
+    std::uint64_t lanes[8];
+    _mm512_storeu_si512(lanes, integers);
+    std::uint64_t sum = 0;
+    for (const std::uint64_t lane : lanes)
+      sum += lane - std::uint64_t(count) * std::bit_cast<std::uint64_t>(at);
+    return std::int64_t(sum);
   }
 };
 
@@ -551,15 +583,21 @@ CTRAIN_INLINE Mask half_below(const Integers& a, bool high, std::uint32_t thresh
   return mask;
 }
 
-/// 16 running sums in double.
-struct WideSums {
-  double lanes[width] = {};
+/// Exact sums of squares (backend/math/sum_of_squares.hpp).
+struct SquareSums {
+  ExactSum sum;
 
-  CTRAIN_INLINE void add_square(const Lanes& a) {
-    for (int i = 0; i < width; ++i) lanes[i] += double(a.at[i]) * double(a.at[i]);
+  CTRAIN_INLINE void add_squares(const Lanes& a) {
+    for (int i = 0; i < width / 2; ++i) {
+      const double x = a.at[i], y = a.at[i + width / 2];
+      sum.add(x * x + y * y);
+    }
   }
-  CTRAIN_INLINE void store_to(double* to) const {
-    for (int i = 0; i < width; ++i) to[i] = lanes[i];
+  /// Of at most ExactSum::most_uncarried additions.
+  ExactSum total() const {
+    ExactSum carried = sum;
+    carried.carry();
+    return carried;
   }
 };
 

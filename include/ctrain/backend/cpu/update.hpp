@@ -9,28 +9,27 @@
 
 namespace ctrain::cpu {
 
-/// sum_of_squares(), 16 elements at a time: the same bits.
-template <class G> double sum_of_squares_of_chunk(const G* values, std::int64_t count) {
-  simd::WideSums sums;
+/// sum_of_squares(), 16 elements at a time.
+template <class G> ExactSum sum_of_squares_of_chunk(const G* values, std::int64_t count) {
+  static_assert(squares_chunk / simd::width <= ExactSum::most_uncarried);
+  simd::SquareSums sums;
   simd::each_lanes(int(count),
-                   [&](int i, auto some) { sums.add_square(simd::load(values + i, some)); });
-  double lanes[squares_lanes];
-  sums.store_to(lanes);
-  return fold_squares(lanes);
+                   [&](int i, auto some) { sums.add_squares(simd::load(values + i, some)); });
+  return sums.total();
 }
 
 template <class G> void compute(const SumOfSquaresOf<G>& call, const Threads& threads) {
-  constexpr std::int64_t window = 512;  // chunks whose sums wait on the stack to be added in order
+  constexpr std::int64_t window = 512;  // chunks whose sums wait on the stack
   const std::int64_t chunks = (call.count + squares_chunk - 1) / squares_chunk;
   for (std::int64_t start = 0; start < chunks; start += window) {
-    double sums[window];
+    ExactSum sums[window];
     const std::int64_t here = std::min(window, chunks - start);
     threads.each_uneven(here, threads.count, [&](std::int64_t i, int) {
       const std::int64_t first = (start + i) * squares_chunk;
       sums[i] =
           sum_of_squares_of_chunk(call.values + first, std::min(squares_chunk, call.count - first));
     });
-    for (std::int64_t i = 0; i < here; ++i) *call.sum += sums[i];
+    for (std::int64_t i = 0; i < here; ++i) call.sum->add(sums[i]);
   }
 }
 

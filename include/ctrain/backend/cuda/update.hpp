@@ -16,7 +16,7 @@ namespace ctrain::cuda {
 /// What a step decides on the device, so that no host waits for the norm. All zero at start but
 /// `loss_scale`.
 struct UpdateState {
-  double sum_of_squares = 0;       // of all gradients
+  ExactSum sum_of_squares;         // of all gradients
   float gradient_factor = 0;       // of every gradient; 0: not finite, the update does nothing
   float loss_scale = 1;            // what the loss was multiplied by
   std::int32_t good_steps = 0;     // since the loss scale last changed
@@ -60,62 +60,56 @@ CTRAIN_HOST_DEVICE inline void move_loss_scale(UpdateState& state, const LossSca
 
 // kernels -----------------------------------------------------------------------------------------
 
-/// One block per chunk of backend/math/sum_of_squares.hpp, with its very bits: the block fetches,
-/// 16 threads add, each its running sum in order. The sums' latency is hidden by other blocks.
+/// One block per chunk: each thread takes 16 elements at a time, and integers add in any order.
 template <class G, int Group> struct SumSquaresChunks {
   static constexpr int threads = 128;
-  static constexpr int tile = 2048;
-  double* partial;  // (chunks)
+  ExactSum* partial;  // (chunks)
   const G* values;
   std::int64_t count;
 
   std::int64_t blocks() const { return ceil_divide(count, squares_chunk); }
-  int shared_bytes() const {
-    return squares_lanes * int(sizeof(double)) + tile * int(sizeof(float));
-  }
+  int shared_bytes() const { return threads * int(sizeof(ExactSum)); }
 
   template <Block B> CTRAIN_HOST_DEVICE void operator()(B& block) const {
-    auto* lanes = reinterpret_cast<double*>(block.shared());
-    auto* fetched = reinterpret_cast<float*>(lanes + squares_lanes);
+    auto* sums = reinterpret_cast<ExactSum*>(block.shared());
     const std::int64_t first = block.index() * squares_chunk;
     const int length = int(count - first < squares_chunk ? count - first : squares_chunk);
-    double sum = 0;
-    for (int start = 0; start < length; start += tile) {
-      const int here = length - start < tile ? length - start : tile;
-      fetch(block.thread(), fetched, values + first + start, here);
-      block.sync();
-      if (block.thread() < squares_lanes)
-        for (int i = block.thread(); i < here; i += squares_lanes)
-          sum += double(fetched[i]) * double(fetched[i]);
-      block.sync();
-    }
-    if (block.thread() < squares_lanes) lanes[block.thread()] = sum;
+    ExactSum sum;
+    for (int i = block.thread() * 16; i < length; i += threads * 16)
+      add_squares(sum, values + first + i, length - i);
+    sum.carry();
+    sums[block.thread()] = sum;
     block.sync();
-    if (block.thread() == 0) partial[block.index()] = fold_squares(lanes);
+    if (block.thread() != 0) return;
+    for (int i = 1; i < threads; ++i) sum.add(sums[i]);
+    partial[block.index()] = sum;
   }
 
  private:
-  CTRAIN_HOST_DEVICE static void fetch(int thread, float* to, const G* from, int here) {
-    for (int i = thread * Group; i < here; i += threads * Group)
+  CTRAIN_HOST_DEVICE static void add_squares(ExactSum& sum, const G* from, int here) {
+    float x[16];
+    for (int i = 0; i < 16; i += Group)
       if (i + Group <= here)
-        store(to + i, load<Group>(from + i));
+        store(x + i, load<Group>(from + i));
       else
-        for (int j = i; j < here; ++j) to[j] = float(from[j]);
+        for (int j = i; j < i + Group; ++j) x[j] = j < here ? float(from[j]) : 0.0f;
+    for (int i = 0; i < 8; ++i)
+      sum.add(double(x[i]) * double(x[i]) + double(x[i + 8]) * double(x[i + 8]));
   }
 };
 
-/// *sum += the chunks, in order: one thread.
+/// *sum += the chunks: one thread.
 struct FoldSquares {
   static constexpr int threads = 32;
-  double* sum;
-  const double* partial;
+  ExactSum* sum;
+  const ExactSum* partial;
   std::int64_t chunks;
 
   std::int64_t blocks() const { return 1; }
   template <Block B> CTRAIN_HOST_DEVICE void operator()(B& block) const {
     if (block.thread() != 0) return;
-    double total = *sum;
-    for (std::int64_t i = 0; i < chunks; ++i) total += partial[i];
+    ExactSum total = *sum;
+    for (std::int64_t i = 0; i < chunks; ++i) total.add(partial[i]);
     *sum = total;
   }
 };
@@ -130,7 +124,8 @@ struct DecideUpdate {
   std::int64_t blocks() const { return 1; }
   template <Block B> CTRAIN_HOST_DEVICE void operator()(B& block) const {
     if (block.thread() != 0) return;
-    state->gradient_factor = gradient_factor(state->sum_of_squares, state->loss_scale, mean, clip);
+    state->gradient_factor =
+        gradient_factor(state->sum_of_squares.value(), state->loss_scale, mean, clip);
     move_loss_scale(*state, rule);
   }
 };
@@ -167,7 +162,7 @@ template <OptimizerKind Kind, class G> struct AdamWOp {
 template <class G, Stream S> void compute(const SumOfSquaresOf<G>& call, S& stream) {
   constexpr int group = group_of<G>;
   const std::int64_t chunks = ceil_divide(call.count, squares_chunk);
-  double* partial = stream.template scratch<double>(chunks);
+  ExactSum* partial = stream.template scratch<ExactSum>(chunks);
   if (rows_allow_groups(group, 0, call.values))
     stream.launch(SumSquaresChunks<G, group>{partial, call.values, call.count});
   else
