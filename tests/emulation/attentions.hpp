@@ -46,8 +46,8 @@ template <class T> void attention_agrees() {
                                            workspace.data(), at.heads, at.size, length, 1});
           return std::vector<Floats>{context.floats(), lse.floats(), d_qkv.floats()};
         },
-        // bf16: backward sums over the rounded context, the reference over exact probabilities
-        {share<T>, 4e-6, std::is_same_v<T, bf16> ? 4 * share<T> : share<T>});
+        // 16 bits: backward sums over the rounded context, the reference over exact probabilities
+        {share<T>, 4e-6, Half<T> ? 4 * share<T> : share<T>});
   }
 }
 

@@ -10,23 +10,23 @@
 
 using namespace ctrain;
 
-TEMPLATE_TEST_CASE("cuda.emulated.layer_norm_agrees", "", float, bf16) {
+TEMPLATE_TEST_CASE("cuda.emulated.layer_norm_agrees", "", float, bf16, fp16) {
   emulation::layer_norm_agrees<TestType>();
 }
 
-TEMPLATE_TEST_CASE("cuda.emulated.dropout_has_the_same_bits", "", float, bf16) {
+TEMPLATE_TEST_CASE("cuda.emulated.dropout_has_the_same_bits", "", float, bf16, fp16) {
   emulation::dropout_agrees<TestType>();
 }
 
-TEMPLATE_TEST_CASE("cuda.emulated.casts_and_gelu_agree", "", float, bf16) {
+TEMPLATE_TEST_CASE("cuda.emulated.casts_and_gelu_agree", "", float, bf16, fp16) {
   emulation::elements_agree<TestType>();
 }
 
-TEMPLATE_TEST_CASE("cuda.emulated.bias_gradients_agree", "", float, bf16) {
+TEMPLATE_TEST_CASE("cuda.emulated.bias_gradients_agree", "", float, bf16, fp16) {
   emulation::bias_gradient_agrees<TestType>();
 }
 
-TEMPLATE_TEST_CASE("cuda.emulated.attention_agrees", "", float, bf16) {
+TEMPLATE_TEST_CASE("cuda.emulated.attention_agrees", "", float, bf16, fp16) {
   emulation::attention_agrees<TestType>();
 }
 
@@ -46,11 +46,11 @@ TEST_CASE("cuda.emulated.head_agrees") {
   emulation::head_agrees();
 }
 
-TEMPLATE_TEST_CASE("cuda.emulated.sum_of_squares_has_the_same_bits", "", float, bf16) {
+TEMPLATE_TEST_CASE("cuda.emulated.sum_of_squares_has_the_same_bits", "", float, bf16, fp16) {
   emulation::sum_of_squares_agrees<TestType>();
 }
 
-TEMPLATE_TEST_CASE("cuda.emulated.adamw_agrees", "", float, bf16) {
+TEMPLATE_TEST_CASE("cuda.emulated.adamw_agrees", "", float, bf16, fp16) {
   emulation::adamw_agrees<TestType>();
 }
 

@@ -25,6 +25,7 @@ concept RunsComputeType = requires(B& backend, const LayerNormForward<T>& a,
 
 template <class B>
 concept Backend = RunsComputeType<B, float> && RunsComputeType<B, bf16> &&
+    RunsComputeType<B, fp16> &&
     requires(B& backend, const EmbedForward& a, const EmbedBackward& b, const DropoutForward& c,
              const SelectFirstForward& d, const SelectFirstBackward& e, const TanhForward& f,
              const TanhBackward& g, const CrossEntropyForward& h, const CrossEntropyBackward& i,

@@ -11,7 +11,7 @@
 namespace ctrain {
 
 // Conventions. Matrices are row-major and dense. `rows` is what this micro-batch computes, at most
-// the planned bound. T is the compute type (float or bf16), float everything that is summed,
+// the planned bound. T is the compute type (float, bf16 or fp16), float everything that is summed,
 // normalised or carried along the residual stream. Arithmetic and accumulation are in float
 // whatever T is; narrowing rounds to nearest even. Outputs are written whole unless `accumulate` is
 // set, which adds to what stands there. Pointers to outputs and inputs are distinct except where a
@@ -186,8 +186,8 @@ template <class T, class DX> struct LinearBackwardInput {
   bool accumulate_input = false;
 };
 
-/// d_weight (+)= dz^T x, d_bias (+)= column sums of dz. G is float, or bf16 where gradients wait
-/// for the update in bf16: rounded once, never accumulated.
+/// d_weight (+)= dz^T x, d_bias (+)= column sums of dz. G is float, or T where gradients wait
+/// for the update in T: rounded once, never accumulated.
 template <class T, class G = float> struct LinearBackwardWeight {
   G* d_weight = nullptr;    // (out, in)
   float* d_bias = nullptr;  // (out)

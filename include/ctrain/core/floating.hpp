@@ -79,6 +79,20 @@ template <> inline constexpr DType dtype_of<bf16> = DType::bf16;
 template <> inline constexpr DType dtype_of<fp16> = DType::fp16;
 template <> inline constexpr DType dtype_of<std::int32_t> = DType::int32;
 
+/// A type of 16 bits that only stores: bf16 or fp16.
+template <class T> inline constexpr bool is_half = false;
+template <> inline constexpr bool is_half<bf16> = true;
+template <> inline constexpr bool is_half<fp16> = true;
+template <class T>
+concept Half = is_half<T>;
+
+/// The storage type that an enumerator names.
+template <DType Type> struct StorageType { using type = float; };
+template <> struct StorageType<DType::bf16> { using type = bf16; };
+template <> struct StorageType<DType::fp16> { using type = fp16; };
+template <> struct StorageType<DType::int32> { using type = std::int32_t; };
+template <DType Type> using StorageOf = typename StorageType<Type>::type;
+
 static_assert(float(bf16(1.0f)) == 1.0f && bf16(1.00390625f).bits == 0x3f80);  // tie to even
 static_assert(bf16(1.01171875f).bits == 0x3f82);                               // tie to even, up
 static_assert(fp16(65504.0f).bits == 0x7bff && fp16(65520.0f).bits == 0x7c00);

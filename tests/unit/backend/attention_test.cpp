@@ -83,7 +83,7 @@ void check(bool padded, int heads, int size, float probability, int sentences, i
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("backend.attention.forward_and_gradients_are_right", "", float, bf16) {
+TEMPLATE_TEST_CASE("backend.attention.forward_and_gradients_are_right", "", float, bf16, fp16) {
   check<TestType>(false, 2, 5, 0.0f, 4, 6);
   check<TestType>(false, 2, 5, 0.3f, 4, 6);
   check<TestType>(true, 3, 4, 0.0f, 3, 5);
@@ -91,7 +91,8 @@ TEMPLATE_TEST_CASE("backend.attention.forward_and_gradients_are_right", "", floa
   check<TestType>(false, 1, 16, 0.2f, 2, 19);
 }
 
-TEMPLATE_TEST_CASE("backend.attention.large_heads_agree_with_the_reference", "", float, bf16) {
+TEMPLATE_TEST_CASE("backend.attention.large_heads_agree_with_the_reference", "", float, bf16,
+                   fp16) {
   for (auto [size, longest] : {std::pair{256, 40}, {64, 200}, {100, 33}}) {
     oracle::Random random(32);
     Attention at;

@@ -45,6 +45,9 @@ template <class T> struct Layer {
   }
 };
 
+/// What a gradient of T waits in where it is kept narrow.
+template <class T> using NarrowOf = std::conditional_t<Half<T>, T, bf16>;
+
 enum class Keep { master, forward_alone, both };
 
 /// All products of the layer on a backend, accumulating or not.
@@ -63,7 +66,7 @@ std::vector<Floats> products(B& backend, const Layer<T>& layer, Keep keep, bool 
       accumulate ? oracle::floats(layer.before_input) : oracle::poisoned<float>(dx.size());
   auto d_weight = accumulate ? layer.before_weight : oracle::poisoned<float>(layer.master.size());
   auto d_bias = accumulate ? layer.before_bias : oracle::poisoned<float>(layer.bias.size());
-  auto narrow = oracle::poisoned<bf16>(layer.master.size());
+  auto narrow = oracle::poisoned<NarrowOf<T>>(layer.master.size());
   Floats unused(layer.bias.size());
   backend.run(LinearForward<T>{z.data(), layer.x.data(), weight, layer.bias.data(), rows});
   backend.run(LinearBackwardInput<T, T>{dx.data(), layer.dz.data(), weight, rows, accumulate});
@@ -71,8 +74,8 @@ std::vector<Floats> products(B& backend, const Layer<T>& layer, Keep keep, bool 
       LinearBackwardInput<T, float>{wide_dx.data(), layer.dz.data(), weight, rows, accumulate});
   backend.run(LinearBackwardWeight<T>{d_weight.data(), d_bias.data(), layer.dz.data(),
                                       layer.x.data(), rows, out, in, accumulate});
-  backend.run(LinearBackwardWeight<T, bf16>{narrow.data(), unused.data(), layer.dz.data(),
-                                            layer.x.data(), rows, out, in, false});
+  backend.run(LinearBackwardWeight<T, NarrowOf<T>>{narrow.data(), unused.data(), layer.dz.data(),
+                                                   layer.x.data(), rows, out, in, false});
   return {oracle::floats(z), oracle::floats(dx), wide_dx, d_weight, d_bias, oracle::floats(narrow)};
 }
 
@@ -93,7 +96,7 @@ template <class T> void check(Shape shape, Keep keep, bool accumulate) {
                                         layer.d_weight}
                  : std::vector<Doubles>{layer.z,        layer.dx,     layer.dx,
                                         layer.d_weight, layer.d_bias, layer.d_weight};
-  const std::vector<double> tolerances{share<T>, share<T>, 4e-6, 4e-6, 4e-6, share<bf16>};
+  const std::vector<double> tolerances{share<T>, share<T>, 4e-6, 4e-6, 4e-6, share<NarrowOf<T>>};
   oracle::on_every_backend(
       [&](auto& backend) { return products(backend, layer, keep, accumulate); }, expected,
       tolerances);
@@ -105,8 +108,8 @@ template <class T> void check(Shape shape, Keep keep, bool accumulate) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("backend.linear.products_are_right_however_the_weight_is_kept", "", float,
-                   bf16) {
+TEMPLATE_TEST_CASE("backend.linear.products_are_right_however_the_weight_is_kept", "", float, bf16,
+                   fp16) {
   for (Shape shape : {Shape{1, 2, 64},
                       {37, 64, 128},
                       {130, 192, 64},
@@ -123,7 +126,7 @@ TEMPLATE_TEST_CASE("backend.linear.products_are_right_however_the_weight_is_kept
 }
 
 TEMPLATE_TEST_CASE("backend.linear.panels_give_the_same_bits_however_the_weight_is_kept", "", float,
-                   bf16) {
+                   bf16, fp16) {
   for (Shape shape : {Shape{100, 80, 192}, {7, 35, 50}, {31, 66, 33}}) {
     const Layer<TestType> layer(shape);
     oracle::Panels panels(2);
@@ -148,7 +151,7 @@ TEST_CASE("backend.linear.a_row_has_the_same_bits_beside_any_others") {
 }
 
 TEMPLATE_TEST_CASE("backend.linear.bits_do_not_depend_on_workers_at_the_model_s_shapes", "", float,
-                   bf16) {
+                   bf16, fp16) {
   for (Shape shape : {Shape{120, 512, 2048}, {48, 2048, 512}}) {
     oracle::Random random(22);
     Layer<TestType> layer({1, 1, 1});  // only the shape is real: results are compared, not checked

@@ -56,9 +56,10 @@ template <class T> Floats floats(const std::vector<T>& from) {
 
 /// Outputs agree when |got - expected| <= share * largest |expected|. fp32: sums of n products in
 /// another order differ by about sqrt(n) * 2^-24 of their terms. bf16: one rounding is 2^-9 of the
-/// value; where float sums differ it may go to the other neighbour, 2^-8.
+/// value; where float sums differ it may go to the other neighbour, 2^-8. fp16 has 3 bits more.
 template <class T> inline constexpr double share = 4e-6;
 template <> inline constexpr double share<ctrain::bf16> = 1.0 / 256;
+template <> inline constexpr double share<ctrain::fp16> = 1.0 / 2048;
 
 inline void require_near(const Floats& got, const Doubles& expected, double tolerance,
                          const std::string& what) {

@@ -114,12 +114,12 @@ template <class T> void check(cpu::DirectProducts& engine, Shape shape) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("backend.products.are_right_for_every_count_of_rows", "", float, bf16) {
+TEMPLATE_TEST_CASE("backend.products.are_right_for_every_count_of_rows", "", float, bf16, fp16) {
   cpu::DirectProducts engine(cpu::Threads{2});
   for (int rows = 1; rows <= 40; ++rows) check<TestType>(engine, {rows, 48, 80});
 }
 
-TEMPLATE_TEST_CASE("backend.products.are_right_where_tiles_and_blocks_end", "", float, bf16) {
+TEMPLATE_TEST_CASE("backend.products.are_right_where_tiles_and_blocks_end", "", float, bf16, fp16) {
   cpu::DirectProducts engine(cpu::Threads{2});
   for (Shape shape : {Shape{3, 2, 256},
                       {300, 2, 64},
@@ -134,7 +134,7 @@ TEMPLATE_TEST_CASE("backend.products.are_right_where_tiles_and_blocks_end", "", 
 }
 
 TEMPLATE_TEST_CASE("backend.products.bits_do_not_depend_on_threads_or_on_zero_rows_behind", "",
-                   float, bf16) {
+                   float, bf16, fp16) {
   cpu::DirectProducts one(cpu::Threads{1}), two(cpu::Threads{2});
   for (Shape shape : {Shape{37, 208, 1056}, {265, 96, 320}}) {
     const Operands<TestType> layer(shape);

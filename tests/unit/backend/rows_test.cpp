@@ -34,7 +34,7 @@ Doubles add(Doubles a, const Doubles& b) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("backend.rows.layer_norm_and_its_gradients_are_right", "", float, bf16) {
+TEMPLATE_TEST_CASE("backend.rows.layer_norm_and_its_gradients_are_right", "", float, bf16, fp16) {
   for (auto shape : {std::pair{5, 37}, {3, 16}, {67, 40}}) {
     const int rows = shape.first, hidden = shape.second;
     oracle::Random random(11);
@@ -147,7 +147,8 @@ TEST_CASE("backend.rows.embedding_sums_three_tables_and_scatters_back") {
   }
 }
 
-TEMPLATE_TEST_CASE("backend.rows.dropout_keeps_and_drops_by_token_and_column", "", float, bf16) {
+TEMPLATE_TEST_CASE("backend.rows.dropout_keeps_and_drops_by_token_and_column", "", float, bf16,
+                   fp16) {
   for (auto shape : {std::pair{37, 0.1f}, {300, 0.5f}, {144, 0.0f}}) {
     const int hidden = shape.first;
     const float probability = shape.second;
@@ -200,7 +201,7 @@ TEST_CASE("backend.rows.dropout_of_first_tokens_uses_their_keys") {
       {y}, {1e-7});
 }
 
-TEMPLATE_TEST_CASE("backend.rows.gelu_and_casts_are_right", "", float, bf16) {
+TEMPLATE_TEST_CASE("backend.rows.gelu_and_casts_are_right", "", float, bf16, fp16) {
   for (Activation activation : {Activation::gelu_erf, Activation::gelu_tanh}) {
     oracle::Random random(16);
     const int rows = 61, cols = 301;

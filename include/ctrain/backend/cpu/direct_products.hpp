@@ -41,13 +41,13 @@ struct Soon {
   }
 };
 
-/// A group of 16 columns (or some): one row of a weight, or two as pairs of bf16.
+/// A group of 16 columns (or some): one row of a weight, or two as pairs of 16 bits.
 template <class Count>
 CTRAIN_INLINE void store_columns(float* to, const float* from, std::int64_t, Count some) {
   simd::store(to, simd::load(from, some), simd::All{});
 }
-template <class W, class Count>
-CTRAIN_INLINE void store_columns(bf16* to, const W* from, std::int64_t stride, Count some) {
+template <Half T, class W, class Count>
+CTRAIN_INLINE void store_columns(T* to, const W* from, std::int64_t stride, Count some) {
   simd::store_pairs(to, simd::load(from, some), simd::load(from + stride, some));
 }
 

@@ -130,7 +130,8 @@ class LibraryProducts {
   /// fast without it.
   template <class T, class W> bool by_library(const ProductKey& key, const W*) const {
     constexpr std::int64_t small = 1 << 17;
-    const bool has_types = dtype_of<T> == DType::fp32 ? key.result == DType::fp32 : library_bf16_;
+    const bool has_types = dtype_of<T> == DType::fp32 ? key.result == DType::fp32
+                                                      : dtype_of<T> == DType::bf16 && library_bf16_;
     return has_types && dtype_of<T> == dtype_of<W> && std::min({key.rows, key.out, key.in}) > 1 &&
            std::int64_t(key.rows) * key.out * key.in > small;
   }

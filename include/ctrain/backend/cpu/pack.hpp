@@ -22,7 +22,7 @@ template <class T> struct Operand {
   }
 };
 
-/// Where panels of T stand. In a panel come `groups` groups of neighbouring k (2 for bf16, else 1),
+/// Where panels of T stand. In a panel come `groups` groups of neighbouring k (2 of 16 bits, or 1),
 /// in a group the columns, in a column the neighbours: BA64b and BA64b2a in oneDNN's words.
 template <class T> struct Panels {
   static constexpr int group = simd::Factor<T>::group;
@@ -49,7 +49,7 @@ enum class Use : std::uint8_t { later, now };
 template <Use When> CTRAIN_INLINE void store_group(float* to, const simd::Lanes* rows) {
   When == Use::later ? simd::stream(to, rows[0]) : simd::store(to, rows[0], simd::All{});
 }
-template <Use When> CTRAIN_INLINE void store_group(bf16* to, const simd::Lanes* rows) {
+template <Use When, Half T> CTRAIN_INLINE void store_group(T* to, const simd::Lanes* rows) {
   When == Use::later ? simd::stream_pairs(to, rows[0], rows[1])
                      : simd::store_pairs(to, rows[0], rows[1]);
 }

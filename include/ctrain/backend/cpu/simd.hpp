@@ -144,26 +144,31 @@ CTRAIN_INLINE void store_words(void* to, Lanes words) {
   _mm512_storeu_si512(to, _mm512_castps_si512(words.value));
 }
 
-CTRAIN_INLINE Lanes widen(__m256i halves) {
+/// 16 numbers of a type of 16 bits.
+template <Half T> CTRAIN_INLINE Lanes widen(__m256i halves) {
+  if constexpr (dtype_of<T> == DType::fp16) return _mm512_maskz_cvtph_ps(0xffff, halves);
   return _mm512_castsi512_ps(
       _mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, halves), 16));
 }
-CTRAIN_INLINE Lanes load(const bf16* from, All) {
-  return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+template <Half T> CTRAIN_INLINE Lanes load(const T* from, All) {
+  return widen<T>(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 }
-CTRAIN_INLINE Lanes load(const bf16* from, Some some) {
+template <Half T> CTRAIN_INLINE Lanes load(const T* from, Some some) {
 #if defined(__AVX512VL__)
-  return widen(_mm256_maskz_loadu_epi16(touched(some), from));
+  return widen<T>(_mm256_maskz_loadu_epi16(touched(some), from));
 #else
-  alignas(32) bf16 copy[width] = {};
+  alignas(32) T copy[width] = {};
   for (int i = 0; i < some.count; ++i) copy[i] = from[i];
   return load(copy, All{});
 #endif
 }
 
-/// The bits of bf16(a), as 16 halves. With AVX512_BF16 subnormal results become 0, as they do in
-/// that unit's products; else bit for bit what core/floating.hpp defines.
-CTRAIN_INLINE __m256i narrow(Lanes a) {
+/// The bits of T(a), as 16 halves. With AVX512_BF16 subnormal results in bf16 become 0, as they do
+/// in that unit's products; else bit for bit what core/floating.hpp defines, but for the payload of
+/// a NaN.
+template <Half T> CTRAIN_INLINE __m256i narrow(Lanes a) {
+  if constexpr (dtype_of<T> == DType::fp16)
+    return _mm512_maskz_cvtps_ph(0xffff, a.value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #if defined(__AVX512BF16__)
   return (__m256i)_mm512_cvtneps_pbh(a.value);
 #else
@@ -176,11 +181,11 @@ CTRAIN_INLINE __m256i narrow(Lanes a) {
   return _mm512_maskz_cvtepi32_epi16(0xffff, _mm512_maskz_srli_epi32(0xffff, bits, 16));
 #endif
 }
-CTRAIN_INLINE void store(bf16* to, Lanes a, All) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrow(a));
+template <Half T> CTRAIN_INLINE void store(T* to, Lanes a, All) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrow<T>(a));
 }
-CTRAIN_INLINE void store(bf16* to, Lanes a, Some some) {
-  alignas(32) bf16 copy[width];
+template <Half T> CTRAIN_INLINE void store(T* to, Lanes a, Some some) {
+  alignas(32) T copy[width];
   store(copy, a, All{});
   for (int i = 0; i < some.count; ++i) to[i] = copy[i];
 }
@@ -232,18 +237,18 @@ CTRAIN_INLINE void stream(float* to, Lanes a) {
   stream_bits(to, _mm512_castps_si512(a.value));
 }
 
-/// Lane i: the bits of bf16(even lane i), then those of bf16(odd lane i).
-CTRAIN_INLINE __m512i narrow_pairs(Lanes even, Lanes odd) {
-  const __m512i low = _mm512_maskz_cvtepu16_epi32(0xffff, narrow(even));
-  const __m512i high = _mm512_maskz_cvtepu16_epi32(0xffff, narrow(odd));
+/// Lane i: the bits of T(even lane i), then those of T(odd lane i).
+template <Half T> CTRAIN_INLINE __m512i narrow_pairs(Lanes even, Lanes odd) {
+  const __m512i low = _mm512_maskz_cvtepu16_epi32(0xffff, narrow<T>(even));
+  const __m512i high = _mm512_maskz_cvtepu16_epi32(0xffff, narrow<T>(odd));
   return _mm512_or_si512(low, _mm512_maskz_slli_epi32(0xffff, high, 16));
 }
-/// to[2 i] = bf16(even lane i), to[2 i + 1] = bf16(odd lane i).
-CTRAIN_INLINE void store_pairs(bf16* to, Lanes even, Lanes odd) {
-  _mm512_storeu_si512(to, narrow_pairs(even, odd));
+/// to[2 i] = T(even lane i), to[2 i + 1] = T(odd lane i).
+template <Half T> CTRAIN_INLINE void store_pairs(T* to, Lanes even, Lanes odd) {
+  _mm512_storeu_si512(to, narrow_pairs<T>(even, odd));
 }
-CTRAIN_INLINE void stream_pairs(bf16* to, Lanes even, Lanes odd) {
-  stream_bits(to, narrow_pairs(even, odd));
+template <Half T> CTRAIN_INLINE void stream_pairs(T* to, Lanes even, Lanes odd) {
+  stream_bits(to, narrow_pairs<T>(even, odd));
 }
 CTRAIN_INLINE void end_streaming() {
   _mm_sfence();
@@ -272,7 +277,7 @@ CTRAIN_INLINE Lanes sums(const Lanes (&rows)[width]) {
   return fold(fold(quads[0], quads[1]), fold(quads[2], quads[3]));
 }
 
-/// What a product multiplies in one go: in each lane one float, or two neighbours in bf16.
+/// What a product multiplies in one go: in each lane one float, or two neighbours of 16 bits.
 template <class T> struct Factor;
 template <> struct Factor<float> {
   static constexpr int group = 1;
@@ -311,6 +316,28 @@ template <> struct Factor<bf16> {
   CTRAIN_INLINE Lanes high() const {
     const __m512i upper = _mm512_set1_epi32(std::int32_t(0xffff0000u));
     return _mm512_castsi512_ps(_mm512_and_si512(pairs, upper));
+  }
+};
+/// fp16 is storage here: widened when it is read, multiplied as floats.
+template <> struct Factor<fp16> {
+  static constexpr int group = 2;
+  Lanes low, high;
+
+  CTRAIN_INLINE static Factor load(const fp16* from) { return widened(_mm512_loadu_si512(from)); }
+  CTRAIN_INLINE static Factor same(const fp16* from) {
+    std::int32_t both;
+    __builtin_memcpy(&both, from, sizeof both);
+    return widened(_mm512_set1_epi32(both));
+  }
+  CTRAIN_INLINE static Lanes add_product(const Factor& a, const Factor& b, Lanes sum) {
+    return multiply_add(a.high, b.high, multiply_add(a.low, b.low, sum));
+  }
+
+ private:
+  CTRAIN_INLINE static Factor widened(__m512i pairs) {
+    const __m512i upper = _mm512_maskz_srli_epi32(0xffff, pairs, 16);
+    return {widen<fp16>(_mm512_maskz_cvtepi32_epi16(0xffff, pairs)),
+            widen<fp16>(_mm512_maskz_cvtepi32_epi16(0xffff, upper))};
   }
 };
 
@@ -498,14 +525,14 @@ CTRAIN_INLINE void transpose(Lanes (&rows)[width]) {
 CTRAIN_INLINE void stream(float* to, const Lanes& a) {
   store(to, a, All{});
 }
-/// to[2 i] = bf16(even lane i), to[2 i + 1] = bf16(odd lane i).
-CTRAIN_INLINE void stream_pairs(bf16* to, const Lanes& even, const Lanes& odd) {
+/// to[2 i] = T(even lane i), to[2 i + 1] = T(odd lane i).
+template <Half T> CTRAIN_INLINE void stream_pairs(T* to, const Lanes& even, const Lanes& odd) {
   for (int i = 0; i < width; ++i) {
-    to[2 * i] = bf16(even.at[i]);
-    to[2 * i + 1] = bf16(odd.at[i]);
+    to[2 * i] = T(even.at[i]);
+    to[2 * i + 1] = T(odd.at[i]);
   }
 }
-CTRAIN_INLINE void store_pairs(bf16* to, const Lanes& even, const Lanes& odd) {
+template <Half T> CTRAIN_INLINE void store_pairs(T* to, const Lanes& even, const Lanes& odd) {
   stream_pairs(to, even, odd);
 }
 CTRAIN_INLINE void end_streaming() {}

@@ -57,7 +57,7 @@ class Cuda {
 
   template <HasCudaKernel Call> void run(const Call& call) { cuda::compute(call, stream_); }
 
-  /// A bf16 product takes its bias in bf16, as cuBLASLt wants it.
+  /// A product of 16-bit operands takes its bias in their type, as cuBLASLt wants it.
   template <class T> void run(const LinearForward<T>& call) {
     const void* bias = call.bias;
     if constexpr (!std::is_same_v<T, float>) {

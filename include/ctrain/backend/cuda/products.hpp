@@ -29,6 +29,7 @@ struct ProductShape {
 
 template <class T> inline constexpr cudaDataType data_type_of = CUDA_R_32F;
 template <> inline constexpr cudaDataType data_type_of<bf16> = CUDA_R_16BF;
+template <> inline constexpr cudaDataType data_type_of<fp16> = CUDA_R_16F;
 
 /// What is handed back when its owner goes.
 template <class Handle, cublasStatus_t (*Destroy)(Handle)> struct Destroyer {
@@ -168,8 +169,8 @@ template <class T> const void* operand_of(const Weight<T>& weight) {
   else if (weight.forward != nullptr)
     return weight.forward;
   else
-    throw Error("CUDA", "a bf16 product has no copy of its weight",
-                "Plan weight copies: set precision.compute = bf16 in the policy");
+    throw Error("CUDA", "a product of 16-bit operands has no copy of its weight",
+                "Plan weight copies: set precision.compute = bf16 or fp16 in the policy");
 }
 
 /// z^T (out, rows) = W x^T.
