@@ -1,0 +1,237 @@
+// Every call of the CUDA backend on a card gives what the reference gives on the host: kernels,
+// and the products of cuBLASLt. Small shapes, so that compute-sanitizer ends soon.
+#include "pairs.cuh"
+
+using namespace ctrain;
+using namespace gpu;
+
+namespace {
+
+template <class T> std::string typed(const char* what) {
+  return std::string(what) + (std::is_same_v<T, bf16> ? "<bf16>" : "<fp32>");
+}
+
+struct Bench {
+  CpuReference reference;
+  Cuda cuda;
+  Report report;
+  template <class Make> void run(Make&& make) { run_both(reference, cuda, make); }
+};
+
+/// The hidden sizes: that of the 1.3B model, and one whose rows do not start at 16 bytes.
+constexpr int widths[] = {2048, 77};
+
+template <class T> void norms(Bench& on) {
+  for (const int hidden : widths)
+    for (const bool accumulate : {false, true}) {
+      Random random(1);
+      const int rows = 70;
+      const auto count = std::size_t(rows * hidden), width = std::size_t(hidden);
+      Pair<float> x(random, count), gain(random, width), bias(random, width), dx(random, count),
+          d_gain(random, width), d_bias(random, width), mean = Pair<float>::output(rows),
+                                                        rstd = Pair<float>::output(rows);
+      Pair<T> y = Pair<T>::output(count), dy(random, count);
+      on.run([&](auto at) {
+        return LayerNormForward<T>{at(y),    at(mean), at(rstd), at(x), at(gain),
+                                   at(bias), rows,     hidden,   1e-5f};
+      });
+      on.run([&](auto at) {
+        return LayerNormBackward<T>{at(dx), at(d_gain), at(d_bias), at(dy),
+                                    at(x),  at(mean),   at(rstd),   at(gain),
+                                    rows,   hidden,     accumulate, accumulate};
+      });
+      on.report.compare(typed<T>("layer_norm y"), y, share<T>);
+      on.report.compare(typed<T>("layer_norm dx"), dx, 2e-5);
+      on.report.compare(typed<T>("layer_norm d_gain"), d_gain, 2e-5);
+      on.report.compare(typed<T>("layer_norm d_bias"), d_bias, 2e-5);
+    }
+}
+
+template <class T> void elements(Bench& on) {
+  for (const int cols : widths) {
+    Random random(2);
+    const int rows = 33;
+    const auto count = std::size_t(rows * cols);
+    Sentences batch = Sentences::random(random, rows, 1, 0, false, 10, 2);
+    Pair<float> wide(random, count), sum = Pair<float>::output(count), added(random, count),
+                                     alone = Pair<float>::output(count);
+    Pair<T> x(random, count), narrow = Pair<T>::output(count), y = Pair<T>::output(count),
+                              dx = Pair<T>::output(count), d_branch = Pair<T>::output(count);
+    const auto drop = [&](auto at) {
+      return Dropout{{0x1234567, 7, 11}, dropout_threshold(0.3f), at(batch.row_keys), nullptr};
+    };
+    on.run([&](auto at) { return CastForward<T>{at(narrow), at(wide), rows, cols}; });
+    on.run([&](auto at) { return CastBackward<T>{at(added), at(x), rows, cols, true}; });
+    on.run([&](auto at) {
+      return DropoutAddForward<T>{at(sum), at(x), at(wide), drop(at), rows, cols};
+    });
+    on.run([&](auto at) {
+      return DropoutAddBackward<T>{at(d_branch), at(wide), drop(at), rows, cols};
+    });
+    on.run([&](auto at) { return DropoutForward{at(alone), at(wide), drop(at), rows, cols}; });
+    on.report.compare(typed<T>("cast"), narrow, 0);
+    on.report.compare(typed<T>("cast_backward"), added, 0);
+    on.report.compare(typed<T>("dropout_add"), sum, 1e-7);  // product and sum may be one rounding
+    on.report.compare(typed<T>("dropout_add_backward"), d_branch, 0);
+    on.report.compare("dropout", alone, 0);
+    for (const Activation form : {Activation::gelu_erf, Activation::gelu_tanh}) {
+      on.run([&](auto at) { return GeluForward<T>{at(y), at(x), rows, cols, form}; });
+      on.run([&](auto at) { return GeluBackward<T>{at(dx), at(narrow), at(x), rows, cols, form}; });
+      on.report.compare(typed<T>("gelu"), y, share<T>);
+      on.report.compare(typed<T>("gelu_backward"), dx, share<T>);
+    }
+    Pair<float> t = Pair<float>::output(count), dt = Pair<float>::output(count);
+    on.run([&](auto at) { return TanhForward{at(t), at(wide), rows, cols}; });
+    on.run([&](auto at) { return TanhBackward{at(dt), at(sum), at(t), rows, cols}; });
+    on.report.compare("tanh", t, 1e-6);
+    on.report.compare("tanh_backward", dt, 1e-6);
+  }
+}
+
+template <class T> void attention(Bench& on) {
+  for (const int size : {64, 128, 256, 40})
+    for (const bool padded : {false, true}) {
+      Random random(3);
+      const int heads = 2, longest = 70, hidden = heads * size;
+      Sentences batch = Sentences::random(random, 4, longest, 5, padded, 10, 2);
+      const auto rows = std::size_t(batch.rows), width = std::size_t(hidden);
+      Pair<T> qkv(random, rows * 3 * width), d_context(random, rows * width),
+          context = Pair<T>::output(rows * width), d_qkv = Pair<T>::output(rows * 3 * width);
+      Pair<float> lse = Pair<float>::output(rows * heads), workspace = Pair<float>::output(9800);
+      const auto drop = [&](auto at) {
+        return Dropout{{0x1234567, 7, 11}, dropout_threshold(0.1f), at(batch.row_keys), nullptr};
+      };
+      on.run([&](auto at) {
+        return AttentionForward<T>{at(context),   at(lse), at(qkv), batch.view(at), drop(at),
+                                   at(workspace), heads,   size,    longest,        1};
+      });
+      on.run([&](auto at) {
+        return AttentionBackward<T>{at(d_qkv), at(d_context),  at(context), at(qkv),
+                                    at(lse),   batch.view(at), drop(at),    at(workspace),
+                                    heads,     size,           longest,     1};
+      });
+      const std::string of = " of heads of " + std::to_string(size);
+      on.report.compare(typed<T>("attention") + of, context, share<T>);
+      on.report.compare(typed<T>("attention lse") + of, lse, 4e-6);
+      // bf16: backward sums over the rounded context, the reference over exact probabilities
+      on.report.compare(typed<T>("attention_backward") + of, d_qkv,
+                        std::is_same_v<T, bf16> ? 4 * share<T> : share<T>);
+    }
+}
+
+void model_ends(Bench& on) {
+  Random random(4);
+  const int hidden = 520, vocabulary = 31, positions = 12, labels = 3;
+  Sentences batch = Sentences::random(random, 20, 10, 5, false, vocabulary, labels);
+  const auto rows = std::size_t(batch.rows), count = std::size_t(batch.sentences);
+  Pair<float> word(random, vocabulary * hidden), position(random, positions * hidden),
+      type(random, 2 * hidden), x = Pair<float>::output(rows * hidden), dx(random, rows * hidden);
+  on.run([&](auto at) {
+    return EmbedForward{at(x), at(word), at(position), at(type), batch.view(at), hidden};
+  });
+  on.run([&](auto at) {
+    return EmbedBackward{at(word),   at(position), at(type), at(dx), batch.view(at),
+                         vocabulary, positions,    2,        hidden, false};
+  });
+  on.report.compare("embed", x, 0);
+  on.report.compare("embed_backward word", word, 0);
+  on.report.compare("embed_backward position", position, 0);
+  on.report.compare("embed_backward type", type, 0);
+
+  Pair<float> first = Pair<float>::output(count * hidden), logits(random, count * labels, 3),
+              losses = Pair<float>::output(count), d_logits = Pair<float>::output(count * labels);
+  Pair<std::int32_t> predictions = Pair<std::int32_t>::output(count);
+  on.run([&](auto at) { return SelectFirstForward{at(first), at(x), batch.view(at), hidden}; });
+  on.run([&](auto at) { return SelectFirstBackward{at(dx), at(first), batch.view(at), hidden}; });
+  on.run([&](auto at) {
+    return CrossEntropyForward{at(losses), at(predictions), at(logits), batch.view(at), labels};
+  });
+  on.run([&](auto at) {
+    return CrossEntropyBackward{at(d_logits), at(logits), batch.view(at), labels, 0.25f};
+  });
+  on.report.compare("select_first", first, 0);
+  on.report.compare("select_first_backward", dx, 0);
+  on.report.compare("cross_entropy", losses, 1e-6);
+  on.report.compare("cross_entropy predictions", predictions, 0);
+  on.report.compare("cross_entropy_backward", d_logits, 1e-6);
+}
+
+struct ProductSize {
+  int rows, in, out;
+};
+constexpr ProductSize product_sizes[] = {
+    {128, 256, 768}, {48, 2048, 512}, {16, 256, 2}, {17, 40, 24}};
+
+/// n products in another order differ by about sqrt(n) * 2^-24 of their terms.
+template <class T> void products(Bench& on) {
+  for (const ProductSize& one : product_sizes) {
+    const auto [rows, in, out] = one;
+    if (std::is_same_v<T, bf16> && (in % 8 != 0 || out % 8 != 0)) continue;
+    Random random(5);
+    const auto size = std::size_t(out * in);
+    Pair<float> master(random, size, 0.05f), bias(random, std::size_t(out)), d_weight(random, size),
+        d_bias(random, std::size_t(out)), wide(random, std::size_t(rows * in));
+    Pair<T> copy = Pair<T>::output(size), x(random, std::size_t(rows * in)),
+            dz(random, std::size_t(rows * out)), z = Pair<T>::output(std::size_t(rows * out)),
+            dx = Pair<T>::output(std::size_t(rows * in));
+    on.run([&](auto at) { return PrepareWeight<T>{at(copy), nullptr, at(master), out, in}; });
+    const auto weight = [&, o = out, i = in](auto at) {
+      return Weight<T>{at(master), at(copy), nullptr, o, i};
+    };
+    const int r = rows, o = out, i = in;
+    on.run([&](auto at) { return LinearForward<T>{at(z), at(x), weight(at), at(bias), r}; });
+    on.run([&](auto at) { return LinearBackwardInput<T, T>{at(dx), at(dz), weight(at), r}; });
+    on.run([&](auto at) {
+      return LinearBackwardInput<T, float>{at(wide), at(dz), weight(at), r, true};
+    });
+    for (const bool accumulate : {false, true}) {
+      on.run([&](auto at) {
+        return LinearBackwardWeight<T>{at(d_weight), at(d_bias), at(dz), at(x), r, o, i,
+                                       accumulate};
+      });
+      on.report.compare(typed<T>("linear_backward_weight"), d_weight, 2e-5);
+      on.report.compare(typed<T>("linear_backward_weight bias"), d_bias, 2e-5);
+    }
+    // the bias of a bf16 product is rounded to bf16
+    on.report.compare(typed<T>("linear"), z, std::is_same_v<T, bf16> ? 2 * share<T> : 2e-5);
+    on.report.compare(typed<T>("linear_backward_input"), dx,
+                      std::is_same_v<T, bf16> ? share<T> : 2e-5);
+    on.report.compare(typed<T>("linear_backward_input into the stream"), wide, 2e-5);
+  }
+}
+
+template <class G> void updates(Bench& on) {
+  for (const int count : {65536 + 777, 3}) {
+    Random random(6);
+    Pair<G> gradient(random, std::size_t(count));
+    Pair<double> sum(std::vector<double>{3});
+    on.run([&](auto at) { return SumOfSquaresOf<G>{at(sum), at(gradient), count}; });
+    on.report.compare(typed<G>("sum_of_squares"), sum, 0);
+    for (const OptimizerKind kind :
+         {OptimizerKind::adamw_torch, OptimizerKind::adamw_hugging_face}) {
+      Pair<float> weight(random, std::size_t(count)), first(random, std::size_t(count)),
+          second(std::vector<float>(std::size_t(count), 0.5f));
+      on.run([&](auto at) {
+        return AdamWUpdateOf<G>{at(weight), at(first), at(second), at(gradient), count, kind, 1e-3f,
+                                0.9f,       0.999f,    1e-8f,      0.1f,         0.5f,  3};
+      });
+      on.report.compare(typed<G>("adamw weight"), weight, 1e-6);
+      on.report.compare(typed<G>("adamw first moment"), first, 1e-6);
+      on.report.compare(typed<G>("adamw second moment"), second, 1e-6);
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  cuda::require_device("gpu_kernels");
+  Bench on;
+  norms<float>(on), norms<bf16>(on);
+  elements<float>(on), elements<bf16>(on);
+  attention<float>(on), attention<bf16>(on);
+  model_ends(on);
+  products<float>(on), products<bf16>(on);
+  updates<float>(on), updates<bf16>(on);
+  return on.report.end("gpu_kernels");
+}
