@@ -40,15 +40,43 @@ struct Batch {
 };
 
 /// fp32: everything in binary32. bf16: matrix operands and activations between them in bfloat16,
-/// sums, residual stream, norms, loss, master weights and optimizer state in binary32.
-enum class Compute : std::uint8_t { fp32, bf16 };
+/// sums, residual stream, norms, loss, master weights and optimizer state in binary32. fp16: the
+/// same in IEEE binary16, whose small gradients vanish unless the loss is scaled.
+enum class Compute : std::uint8_t { fp32, bf16, fp16 };
 
-/// `gradients`: how gradients of the blocks' matrices wait for the update. bf16 halves them; each
+/// How the scale of the loss moves from step to step (Micikevicius et al., arXiv 1710.03740). Every
+/// rule but `fixed` skips a step whose gradient is not finite. `grad_scaler`: torch's GradScaler:
+/// lower at once, higher after `window` good steps in a row. `zero_0_6` and `zero`: DeepSpeed's
+/// with ZeRO, as of v0.6.1 and later: the first `hysteresis` - 1 overflows are let pass; higher
+/// where the steps since the last overflow are a multiple of `window`, counted from 1 later.
+/// `stage_0`: DeepSpeed's without ZeRO, which has no hysteresis. backend/math/loss_scale.hpp does
+/// it.
+enum class LossScaleRule : std::uint8_t { none, fixed, grad_scaler, zero_0_6, zero, stage_0 };
+
+/// Powers of two, so that scaling changes exponents only.
+struct LossScale {
+  LossScaleRule rule = LossScaleRule::none;
+  float initial = 65536;
+  float factor = 2;   // up and down
+  float minimum = 0;  // 0: none
+  int window = 2000;
+  int hysteresis = 1;
+};
+
+/// `gradients`: how gradients of the blocks' matrices wait for the update. 16 bits halve them; each
 /// is rounded once, so there must be one micro-batch in a step.
 struct Precision {
   Compute compute = Compute::fp32;
   Compute gradients = Compute::fp32;
+  LossScale loss_scale{};  // fp16 only: see presets.hpp for the usual ones
 };
+
+/// The type in which a product reads its operands.
+constexpr DType storage_of(Compute compute) {
+  return compute == Compute::bf16   ? DType::bf16
+         : compute == Compute::fp16 ? DType::fp16
+                                    : DType::fp32;
+}
 
 /// Where matrix operands come from on a host. `packed`: two copies of every weight matrix in the
 /// layout the product likes (forward, backward), refreshed once an update; fastest. `plain`: the
@@ -147,9 +175,7 @@ struct Policy {
   Device device{};
   std::uint64_t seed = 42;  // what --seed replaces
 
-  constexpr DType compute_type() const {
-    return precision.compute == Compute::bf16 ? DType::bf16 : DType::fp32;
-  }
+  constexpr DType compute_type() const { return storage_of(precision.compute); }
 };
 
 // concepts ---------------------------------------------------------------------------------------

@@ -32,6 +32,30 @@ inline constexpr ModelShape bert_base_chinese{.norm = NormPlacement::post_layer_
 inline constexpr ModelShape megatron_bert_mini{
     .positions = 128, .layers = 4, .hidden = 256, .heads = 4, .feed_forward = 1024};
 
+// loss scales ------------------------------------------------------------------------------------
+
+/// torch.amp.GradScaler.
+inline constexpr LossScale grad_scaler{.rule = LossScaleRule::grad_scaler};
+
+/// DeepSpeed's "fp16": {"enabled": true, "loss_scale": 0} with ZeRO, as of v0.6.1 and of later
+/// versions, whose first scale is 2^32 and 2^16.
+inline constexpr LossScale deepspeed_zero_0_6_scale{.rule = LossScaleRule::zero_0_6,
+                                                    .initial = 4294967296.0f,
+                                                    .minimum = 1,
+                                                    .window = 1000,
+                                                    .hysteresis = 2};
+inline constexpr LossScale deepspeed_zero_scale{
+    .rule = LossScaleRule::zero, .minimum = 1, .window = 1000, .hysteresis = 2};
+
+/// The same without ZeRO, which 1-bit optimizers need.
+inline constexpr LossScale deepspeed_stage_0_scale{
+    .rule = LossScaleRule::stage_0, .minimum = 1, .window = 1000};
+
+/// A scale that stays.
+constexpr LossScale fixed_scale(float scale) {
+  return {.rule = LossScaleRule::fixed, .initial = scale};
+}
+
 // devices ----------------------------------------------------------------------------------------
 // `memory` is a little below what such cards are seen to report (a 24 GB card 23.5 to 23.7 GiB, 40
 // GB 39.4 to 39.6, 80 GB 79.1 to 79.3), so that a plan which fits on paper fits in the card.

@@ -17,9 +17,19 @@ constexpr int millionths(double value) {
   return int(value * 1e6 + (value < 0 ? -0.5 : 0.5));
 }
 
+/// True for 2^n of every float's exponent.
+constexpr bool is_power_of_two(float value) {
+  if (!(value >= 1.1754944e-38f && value <= 3e38f)) return false;
+  return (bits_as<std::uint32_t>(value) & 0x7fffffu) == 0;
+}
 /// True for zero and every positive number; false for infinity and not-a-number.
 constexpr bool is_zero_or_more(float value) {
   return value >= 0 && value <= 3e38f;
+}
+/// True where every scale that a step can meet is a power of two.
+constexpr bool are_powers_of_two(const LossScale& s) {
+  return is_power_of_two(s.initial) && is_power_of_two(s.factor) &&
+         (s.minimum == 0 || (is_power_of_two(s.minimum) && s.minimum <= s.initial));
 }
 /// True for every positive number; false for infinity and not-a-number.
 constexpr bool is_positive(float value) {
@@ -62,9 +72,16 @@ template <int PackedTokens, int Sentences>
 concept a_micro_batch_is_countable = (PackedTokens <= 4194304 && Sentences <= 8192);
 template <int Accumulation>
 concept accumulation_is_at_least_one = (Accumulation >= 1);
-template <bool GradientsAreBf16, bool ComputeIsBf16, int Accumulation>
-concept bf16_gradients_are_rounded_once =
-    !(GradientsAreBf16 && !(ComputeIsBf16 && Accumulation == 1));
+template <bool GradientsAreNarrow, bool ComputeIsTheSame, int Accumulation>
+concept narrow_gradients_are_rounded_once =
+    !(GradientsAreNarrow && !(ComputeIsTheSame && Accumulation == 1));
+template <bool ComputeIsFp16, bool LossIsScaled>
+concept fp16_and_a_loss_scale_go_together = (ComputeIsFp16 == LossIsScaled);
+template <bool PowersOfTwo, int FactorMillionths, int Window, int Hysteresis>
+concept a_loss_scale_moves_by_powers_of_two = (PowersOfTwo && FactorMillionths >= 2000000 &&
+                                               Window >= 1 && Hysteresis >= 1);
+template <bool ComputeIsFp16>
+concept a_step_computes_in_fp32_or_bf16 = !ComputeIsFp16;
 template <int Sentences, int Accumulation>
 concept sentences_fit_the_dropout_key = !(std::int64_t{Sentences} * Accumulation > 8388608);
 template <int HiddenMillionths, int AttentionMillionths>
@@ -201,13 +218,33 @@ template <int Accumulation> struct accumulation_is_at_least_one {
                 "invalid policy: an optimizer step has at least one micro-batch. Set "
                 "batch.accumulation >= 1.");
 };
-template <bool GradientsAreBf16, bool ComputeIsBf16, int Accumulation>
-struct bf16_gradients_are_rounded_once {
+template <bool GradientsAreNarrow, bool ComputeIsTheSame, int Accumulation>
+struct narrow_gradients_are_rounded_once {
   static_assert(
-      ctrain::bf16_gradients_are_rounded_once<GradientsAreBf16, ComputeIsBf16, Accumulation>,
-      "invalid policy: gradients kept in bf16 are rounded once, by a bf16 product. Set "
-      "precision.compute = Compute::bf16 and batch.accumulation = 1, or precision.gradients = "
-      "Compute::fp32.");
+      ctrain::narrow_gradients_are_rounded_once<GradientsAreNarrow, ComputeIsTheSame, Accumulation>,
+      "invalid policy: gradients kept in 16 bits are rounded once, by a product of that type. Set "
+      "precision.compute = precision.gradients and batch.accumulation = 1, or precision.gradients "
+      "= Compute::fp32.");
+};
+template <bool ComputeIsFp16, bool LossIsScaled> struct fp16_and_a_loss_scale_go_together {
+  static_assert(
+      ctrain::fp16_and_a_loss_scale_go_together<ComputeIsFp16, LossIsScaled>,
+      "invalid policy: gradients in fp16 vanish unless the loss is scaled, and nothing else needs "
+      "that. Set precision.loss_scale with Compute::fp16, for example .loss_scale = "
+      "ctrain::grad_scaler, and leave it out elsewhere.");
+};
+template <bool PowersOfTwo, int FactorMillionths, int Window, int Hysteresis>
+struct a_loss_scale_moves_by_powers_of_two {
+  static_assert(ctrain::a_loss_scale_moves_by_powers_of_two<PowersOfTwo, FactorMillionths, Window,
+                                                            Hysteresis>,
+                "invalid policy: a loss scale moves exponents only, so that no bit is lost. Make "
+                "precision.loss_scale's initial, factor and minimum (or 0) powers of two within "
+                "float's range, factor, window and hysteresis at least 2, 1 and 1.");
+};
+template <bool ComputeIsFp16> struct a_step_computes_in_fp32_or_bf16 {
+  static_assert(ctrain::a_step_computes_in_fp32_or_bf16<ComputeIsFp16>,
+                "invalid policy: backends compute in fp16, but no step scales its loss yet. Set "
+                "precision.compute = Compute::bf16 or Compute::fp32.");
 };
 template <int Sentences, int Accumulation> struct sentences_fit_the_dropout_key {
   static_assert(
@@ -356,9 +393,17 @@ inline constexpr bool keeps_every_rule =
      a_micro_batch_is_countable<P::policy.batch.packed_tokens,
                                 (P::policy.batch.packed() ? 0 : P::policy.batch.sentences)> &&
      accumulation_is_at_least_one<P::policy.batch.accumulation> &&
-     bf16_gradients_are_rounded_once<P::policy.precision.gradients == Compute::bf16,
-                                     P::policy.precision.compute == Compute::bf16,
-                                     P::policy.batch.accumulation> &&
+     narrow_gradients_are_rounded_once<P::policy.precision.gradients != Compute::fp32,
+                                       P::policy.precision.compute == P::policy.precision.gradients,
+                                       P::policy.batch.accumulation> &&
+     fp16_and_a_loss_scale_go_together<P::policy.precision.compute == Compute::fp16,
+                                       P::policy.precision.loss_scale.rule !=
+                                           LossScaleRule::none> &&
+     a_loss_scale_moves_by_powers_of_two<are_powers_of_two(P::policy.precision.loss_scale),
+                                         millionths(P::policy.precision.loss_scale.factor),
+                                         P::policy.precision.loss_scale.window,
+                                         P::policy.precision.loss_scale.hysteresis> &&
+     a_step_computes_in_fp32_or_bf16<P::policy.precision.compute == Compute::fp16> &&
      sentences_fit_the_dropout_key<P::policy.batch.sentence_bound(),
                                    P::policy.batch.accumulation> &&
      dropout_keeps_something<millionths(P::policy.model.hidden_dropout),
@@ -423,9 +468,18 @@ struct CheckPolicy
       rule::a_micro_batch_is_countable<P::policy.batch.packed_tokens,
                                        (P::policy.batch.packed() ? 0 : P::policy.batch.sentences)>,
       rule::accumulation_is_at_least_one<P::policy.batch.accumulation>,
-      rule::bf16_gradients_are_rounded_once<P::policy.precision.gradients == Compute::bf16,
-                                            P::policy.precision.compute == Compute::bf16,
-                                            P::policy.batch.accumulation>,
+      rule::narrow_gradients_are_rounded_once<P::policy.precision.gradients != Compute::fp32,
+                                              P::policy.precision.compute ==
+                                                  P::policy.precision.gradients,
+                                              P::policy.batch.accumulation>,
+      rule::fp16_and_a_loss_scale_go_together<P::policy.precision.compute == Compute::fp16,
+                                              P::policy.precision.loss_scale.rule !=
+                                                  LossScaleRule::none>,
+      rule::a_loss_scale_moves_by_powers_of_two<are_powers_of_two(P::policy.precision.loss_scale),
+                                                millionths(P::policy.precision.loss_scale.factor),
+                                                P::policy.precision.loss_scale.window,
+                                                P::policy.precision.loss_scale.hysteresis>,
+      rule::a_step_computes_in_fp32_or_bf16<P::policy.precision.compute == Compute::fp16>,
       rule::sentences_fit_the_dropout_key<P::policy.batch.sentence_bound(),
                                           P::policy.batch.accumulation>,
       rule::dropout_keeps_something<millionths(P::policy.model.hidden_dropout),

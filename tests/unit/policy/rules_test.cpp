@@ -73,6 +73,21 @@ static_assert(!valid<decltype([](Policy& p) { p.batch.accumulation = 0; })>);
 static_assert(!valid<decltype([](Policy& p) { p.batch.accumulation = 65537; })>);
 static_assert(valid<decltype([](Policy& p) { p.batch.accumulation = 65536; })>);
 
+// precision
+constexpr Precision scaled{.compute = Compute::bf16, .loss_scale = grad_scaler};
+static_assert(!valid<decltype([](Policy& p) { p.precision = scaled; })>);
+static_assert(fp16_and_a_loss_scale_go_together<true, true>);
+static_assert(!fp16_and_a_loss_scale_go_together<true, false>);
+static_assert(!valid<decltype([](Policy& p) { p.precision.gradients = Compute::bf16; })>);
+static_assert(!valid<decltype([](Policy& p) { p.precision.loss_scale.initial = 1000; })>);
+static_assert(!valid<decltype([](Policy& p) { p.precision.loss_scale.initial = infinity; })>);
+static_assert(!valid<decltype([](Policy& p) { p.precision.loss_scale.minimum = -1; })>);
+static_assert(!valid<decltype([](Policy& p) { p.precision.loss_scale.minimum = 131072; })>);
+static_assert(!valid<decltype([](Policy& p) { p.precision.loss_scale.factor = 1; })>);
+static_assert(!valid<decltype([](Policy& p) { p.precision.loss_scale.window = 0; })>);
+static_assert(!valid<decltype([](Policy& p) { p.precision.loss_scale.hysteresis = 0; })>);
+static_assert(valid<decltype([](Policy& p) { p.precision.loss_scale.factor = 4; })>);
+
 // optimizer and schedule
 static_assert(!valid<decltype([](Policy& p) { p.optimizer.beta1 = 1; })>);
 static_assert(!valid<decltype([](Policy& p) { p.optimizer.beta2 = -0.1f; })>);

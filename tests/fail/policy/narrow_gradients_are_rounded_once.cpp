@@ -1,6 +1,6 @@
 // ERRORS: 1
-// EXPECT: error: .*invalid policy: gradients kept in bf16 are rounded once, by a bf16 product\. Set precision\.compute = Compute::bf16 and batch\.accumulation = 1
-// EXPECT: rule::bf16_gradients_are_rounded_once<(true, true, 4>|.*Accumulation=4\])
+// EXPECT: error: .*invalid policy: gradients kept in 16 bits are rounded once, by a product of that type\. Set precision\.compute = precision\.gradients and batch\.accumulation = 1
+// EXPECT: rule::narrow_gradients_are_rounded_once<(true, true, 4>|.*Accumulation=4\])
 #include <ctrain/check.hpp>
 
 struct Broken {
