@@ -8,7 +8,9 @@ using namespace gpu;
 namespace {
 
 template <class T> std::string typed(const char* what) {
-  return std::string(what) + (std::is_same_v<T, bf16> ? "<bf16>" : "<fp32>");
+  return std::string(what) + (dtype_of<T> == DType::fp32   ? "<fp32>"
+                              : dtype_of<T> == DType::bf16 ? "<bf16>"
+                                                           : "<fp16>");
 }
 
 struct Bench {
@@ -115,7 +117,7 @@ template <class T> void attention(Bench& on) {
       on.report.compare(typed<T>("attention lse") + of, lse, 4e-6);
       // bf16: backward sums over the rounded context, the reference over exact probabilities
       on.report.compare(typed<T>("attention_backward") + of, d_qkv,
-                        std::is_same_v<T, bf16> ? 4 * share<T> : share<T>);
+                        is_half<T> ? 4 * share<T> : share<T>);
     }
 }
 
@@ -166,7 +168,7 @@ constexpr ProductSize product_sizes[] = {
 template <class T> void products(Bench& on) {
   for (const ProductSize& one : product_sizes) {
     const auto [rows, in, out] = one;
-    if (std::is_same_v<T, bf16> && (in % 8 != 0 || out % 8 != 0)) continue;
+    if (is_half<T> && (in % 8 != 0 || out % 8 != 0)) continue;
     Random random(5);
     const auto size = std::size_t(out * in);
     Pair<float> master(random, size, 0.05f), bias(random, std::size_t(out)), d_weight(random, size),
@@ -192,10 +194,9 @@ template <class T> void products(Bench& on) {
       on.report.compare(typed<T>("linear_backward_weight"), d_weight, 2e-5);
       on.report.compare(typed<T>("linear_backward_weight bias"), d_bias, 2e-5);
     }
-    // the bias of a bf16 product is rounded to bf16
-    on.report.compare(typed<T>("linear"), z, std::is_same_v<T, bf16> ? 2 * share<T> : 2e-5);
-    on.report.compare(typed<T>("linear_backward_input"), dx,
-                      std::is_same_v<T, bf16> ? share<T> : 2e-5);
+    // the bias of a product of halves is rounded like them
+    on.report.compare(typed<T>("linear"), z, is_half<T> ? 2 * share<T> : 2e-5);
+    on.report.compare(typed<T>("linear_backward_input"), dx, is_half<T> ? share<T> : 2e-5);
     on.report.compare(typed<T>("linear_backward_input into the stream"), wide, 2e-5);
   }
 }
@@ -204,9 +205,10 @@ template <class G> void updates(Bench& on) {
   for (const int count : {65536 + 777, 3}) {
     Random random(6);
     Pair<G> gradient(random, std::size_t(count));
-    Pair<double> sum(std::vector<double>{3});
+    Pair<ExactSum> sum(std::vector<ExactSum>(1));
     on.run([&](auto at) { return SumOfSquaresOf<G>{at(sum), at(gradient), count}; });
-    on.report.compare(typed<G>("sum_of_squares"), sum, 0);
+    on.report.say(typed<G>("sum_of_squares"), sum.download()[0] == *sum.host(),
+                  sum.download()[0].value(), sum.host()->value());
     for (const OptimizerKind kind :
          {OptimizerKind::adamw_torch, OptimizerKind::adamw_hugging_face}) {
       Pair<float> weight(random, std::size_t(count)), first(random, std::size_t(count)),
@@ -227,11 +229,11 @@ template <class G> void updates(Bench& on) {
 int main() {
   cuda::require_device("gpu_kernels");
   Bench on;
-  norms<float>(on), norms<bf16>(on);
-  elements<float>(on), elements<bf16>(on);
-  attention<float>(on), attention<bf16>(on);
+  norms<float>(on), norms<bf16>(on), norms<fp16>(on);
+  elements<float>(on), elements<bf16>(on), elements<fp16>(on);
+  attention<float>(on), attention<bf16>(on), attention<fp16>(on);
   model_ends(on);
-  products<float>(on), products<bf16>(on);
+  products<float>(on), products<bf16>(on), products<fp16>(on);
   updates<float>(on), updates<bf16>(on);
   return on.report.end("gpu_kernels");
 }

@@ -157,8 +157,9 @@ template <class Make> void run_both(CpuReference& reference, Cuda& cuda, Make&& 
   cuda.synchronize();
 }
 
-/// As tests/unit/backend/oracle.hpp: sums in another order in fp32; one rounding in bf16.
+/// As tests/unit/backend/oracle.hpp: sums in another order in fp32; one rounding in 16 bits.
 template <class T> inline constexpr double share = 4e-6;
 template <> inline constexpr double share<bf16> = 1.0 / 256;
+template <> inline constexpr double share<fp16> = 1.0 / 2048;
 
 }  // namespace gpu

@@ -3,8 +3,8 @@
 
 #include <ctrain/core/config.hpp>
 
+#include <cmath>
 #include <cstdint>
-#include <limits>
 
 namespace ctrain {
 
@@ -51,7 +51,7 @@ struct ExactSum {
   }
   /// Infinity where a summand was not finite.
   CTRAIN_HOST_DEVICE constexpr double value() const {
-    if (not_finite != 0) return std::numeric_limits<double>::infinity();
+    if (not_finite != 0) return double(INFINITY);
     return (double(low) * 0x1p-84 + double(middle) * 0x1p-34) + double(high) * 0x1p16;
   }
   friend constexpr bool operator==(const ExactSum&, const ExactSum&) = default;
