@@ -140,12 +140,14 @@ enum class PipelineOrder : std::uint8_t { one_forward_one_backward, zero_bubble 
 /// micro-batches of its own. `tensor`: each has some heads, some of the feed-forward features and
 /// some rows of the word table (arXiv 1909.08053). `sequence`: tensor ranks also split the rows of
 /// the stream between their matrices (arXiv 2205.05198). `pipeline`: each has some blocks.
+/// `deadline`: a rank that waited so many seconds for another, and got nothing, names it and ends.
 struct Parallel {
   int data = 1;
   int tensor = 1;
   int pipeline = 1;
   bool sequence = false;
   PipelineOrder order = PipelineOrder::one_forward_one_backward;
+  float deadline = 60;
 
   constexpr int ranks() const { return data * tensor * pipeline; }
 };

@@ -107,6 +107,8 @@ concept a_host_has_workers = !(Host && !(Workers >= 1 && Workers <= 1024));
 template <int Data, int Tensor, int Pipeline>
 concept ranks_are_1_to_64 = (Data >= 1 && Tensor >= 1 && Pipeline >= 1 && Data <= 64 &&
                              Tensor <= 64 && Pipeline <= 64 && Data * Tensor * Pipeline <= 64);
+template <bool DeadlineIsPositive>
+concept the_deadline_is_positive = (DeadlineIsPositive == true);
 template <int Heads, int Tensor>
 concept tensor_ranks_divide_heads = (Heads % (Tensor < 1 ? 1 : Tensor) == 0);
 template <int FeedForward, int Tensor>
@@ -310,6 +312,11 @@ template <int Data, int Tensor, int Pipeline> struct ranks_are_1_to_64 {
                 "parallel.tensor and parallel.pipeline to at least 1 and their product to at most "
                 "64.");
 };
+template <bool DeadlineIsPositive> struct the_deadline_is_positive {
+  static_assert(ctrain::the_deadline_is_positive<DeadlineIsPositive>,
+                "invalid policy: a rank waits some time for another before it gives up. Set "
+                "parallel.deadline to a positive number of seconds.");
+};
 template <int Heads, int Tensor> struct tensor_ranks_divide_heads {
   static_assert(ctrain::tensor_ranks_divide_heads<Heads, Tensor>,
                 "invalid policy: whole attention heads are split over tensor ranks. Set "
@@ -425,6 +432,7 @@ inline constexpr bool keeps_every_rule =
      a_host_has_workers<P::policy.device.kind == DeviceKind::host, P::policy.device.workers> &&
      ranks_are_1_to_64<P::policy.parallel.data, P::policy.parallel.tensor,
                        P::policy.parallel.pipeline> &&
+     the_deadline_is_positive<is_positive(P::policy.parallel.deadline)> &&
      tensor_ranks_divide_heads<P::policy.model.heads, P::policy.parallel.tensor> &&
      tensor_ranks_divide_feed_forward<P::policy.model.feed_forward, P::policy.parallel.tensor> &&
      tensor_ranks_divide_vocabulary<P::policy.model.vocabulary, P::policy.parallel.tensor> &&
@@ -501,6 +509,7 @@ struct CheckPolicy
       rule::a_host_has_workers<P::policy.device.kind == DeviceKind::host, P::policy.device.workers>,
       rule::ranks_are_1_to_64<P::policy.parallel.data, P::policy.parallel.tensor,
                               P::policy.parallel.pipeline>,
+      rule::the_deadline_is_positive<is_positive(P::policy.parallel.deadline)>,
       rule::tensor_ranks_divide_heads<P::policy.model.heads, P::policy.parallel.tensor>,
       rule::tensor_ranks_divide_feed_forward<P::policy.model.feed_forward,
                                              P::policy.parallel.tensor>,
