@@ -1,0 +1,72 @@
+// The 1.3B model on one card: batch, precision and card, as someone would write them. Compiling
+// this is the test.
+#include <ctrain/check.hpp>
+
+#include <catch2/catch.hpp>
+
+namespace {
+
+using namespace ctrain;
+
+inline constexpr Precision bf16_compute{.compute = Compute::bf16};
+/// AFQMC as the convention has it: every pair padded to 512.
+constexpr Batch padded(int sentences) {
+  return {.sentences = sentences, .length = 512};
+}
+/// `pairs` of AFQMC packed; 64 tokens for each leaves room, since they average 30.
+constexpr Batch packed(int pairs) {
+  return {.packed_tokens = 64 * pairs, .sentences = pairs, .length = 128};
+}
+
+struct A100_40_Padded {
+  static constexpr Policy policy{
+      .batch = padded(4), .precision = bf16_compute, .device = a100_40gb};
+};
+struct A100_40_PaddedInFp32 {
+  static constexpr Policy policy{.batch = padded(4), .device = a100_40gb};
+};
+struct A100_40_Packed {
+  static constexpr Policy policy{
+      .batch = packed(64), .precision = bf16_compute, .device = a100_40gb};
+};
+struct A100_40_LargeBatch {
+  static constexpr Policy policy{.batch = padded(64),
+                                 .precision = bf16_compute,
+                                 .recompute = Recompute::full,
+                                 .device = a100_40gb};
+};
+struct A100_80_Padded {
+  static constexpr Policy policy{
+      .batch = padded(64), .precision = bf16_compute, .device = a100_80gb};
+};
+struct A100_80_PackedInFp32 {
+  static constexpr Policy policy{.batch = packed(256), .device = a100_80gb};
+};
+struct H100_Packed {
+  static constexpr Policy policy{
+      .batch = packed(512), .precision = bf16_compute, .device = h100_80gb};
+};
+struct H200_Packed {
+  static constexpr Policy policy{
+      .batch = packed(1024), .precision = bf16_compute, .device = h200_141gb};
+};
+static_assert(check<A100_40_Padded>() && check<A100_40_PaddedInFp32>());
+static_assert(check<A100_40_Packed>() && check<A100_40_LargeBatch>());
+static_assert(check<A100_80_Padded>() && check<A100_80_PackedInFp32>());
+static_assert(check<H100_Packed>() && check<H200_Packed>());
+
+// One step further than each card goes.
+constexpr bool fits_on(Device device, Batch batch) {
+  return fits({.batch = batch, .precision = bf16_compute, .device = device});
+}
+static_assert(fits_on(a100_40gb, padded(16)) && !fits_on(a100_40gb, padded(32)));
+static_assert(fits_on(a100_80gb, padded(64)) && !fits_on(a100_80gb, padded(96)));
+static_assert(fits_on(h100_80gb, packed(512)) && !fits_on(h100_80gb, packed(1024)));
+static_assert(fits_on(h200_141gb, packed(1024)) && !fits_on(h200_141gb, packed(2048)));
+
+}  // namespace
+
+TEST_CASE("memory.gpu_policies.fit_their_cards") {
+  // What the trainer takes in one allocation on the smallest card: 24.9 GiB with the runtime's.
+  CHECK(PlanOf<A100_40_Padded>::plan.total() < 25 * GiB);
+}
