@@ -7,27 +7,17 @@
 #include <ctrain/io/dataset.hpp>
 #include <ctrain/io/sampler.hpp>
 #include <ctrain/model/cost.hpp>
-#include <ctrain/policy/presets.hpp>
-#include <ctrain/trainer/trainer.hpp>
 
 #include <chrono>
 
 #include "options.hpp"
+#include "shapes.hpp"
 #include <sys/resource.h>
 
 namespace {
 
 using namespace ctrain;
-
-struct FourPairs {
-  static constexpr Policy policy{
-      .model = erlangshen_1b3,
-      .batch = {.packed_tokens = 512, .sentences = 4, .length = 128},
-      .precision = {.compute = Compute::bf16, .gradients = Compute::bf16},
-      .weights = WeightLayout::plain,
-      .optimizer = {.learning_rate = 1e-5f, .weight_decay = 0.1f, .clip = 1.0f},
-      .device = host_memory(18 * GiB, 2)};
-};
+using shapes::FourPairs;
 
 rusage usage() {
   rusage u{};

@@ -6,8 +6,6 @@
 #include <ctrain/backend/cpu/cpu.hpp>
 #include <ctrain/backend/cpu/peak.hpp>
 #include <ctrain/model/cost.hpp>
-#include <ctrain/policy/presets.hpp>
-#include <ctrain/trainer/trainer.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -16,38 +14,18 @@
 
 #include "feeds.hpp"
 #include "options.hpp"
+#include "shapes.hpp"
+
 namespace {
 
 using namespace ctrain;
 
-constexpr int sentence = 32;
-
-/// Two blocks of the 1.3B model with next to no vocabulary, so that the blocks are what is timed.
-constexpr ModelShape two_blocks = [] {
-  ModelShape m = erlangshen_1b3;
-  m.layers = 2;
-  m.vocabulary = 64;
-  return m;
-}();
-
-constexpr Policy of(const ModelShape& model, int tokens, Compute compute) {
-  return {.model = model,
-          .batch = {.packed_tokens = tokens, .sentences = tokens / sentence, .length = sentence},
-          .precision = {.compute = compute},
-          .device = host_memory(16 * GiB)};
-}
-template <int Tokens, Compute C> struct Blocks {
-  static constexpr Policy policy = of(two_blocks, Tokens, C);
-};
-template <Compute C> struct Mini {
-  static constexpr Policy policy = of(megatron_bert_mini, 2048, C);
-};
-
-template <class P> void measure(const char* name, const Options& options, nlohmann::json& rows) {
+template <class P>
+void measure(const std::string& name, const Options& options, nlohmann::json& rows) {
   if (!options.text("only").empty() && options.text("only") != name) return;
   constexpr Policy policy = P::policy;
   Trainer<P> trainer;
-  EqualSentences feed{policy.batch.sentence_bound(), sentence, policy.model.vocabulary};
+  EqualSentences feed{policy.batch.sentence_bound(), shapes::sentence, policy.model.vocabulary};
   const StepNumbers numbers{.seed = 1, .learning_rate = 1e-5, .weight_decay = 0.1f, .clip = 1.0f};
   std::vector<double> seconds, peaks;
   for (int i = 0; i < options.number("repeats") + 2; ++i) {
@@ -63,8 +41,8 @@ template <class P> void measure(const char* name, const Options& options, nlohma
   }
   const double tokens = policy.batch.rows(), step = median(seconds);
   const double peak = *std::max_element(peaks.begin(), peaks.end());
-  const double rate = training_flops(policy.model, tokens, tokens * sentence) / step;
-  std::printf("%-22s %6.0f %9.2f %9.2f %8.1f %8.1f %7.1f%%\n", name, tokens, 1e3 * step,
+  const double rate = training_flops(policy.model, tokens, tokens * shapes::sentence) / step;
+  std::printf("%-22s %6.0f %9.2f %9.2f %8.1f %8.1f %7.1f%%\n", name.c_str(), tokens, 1e3 * step,
               1e3 * least(seconds), rate / 1e9, peak / 1e9, 100 * rate / peak);
   std::fflush(stdout);
   rows.push_back({{"name", name},
@@ -84,13 +62,6 @@ int main(int argc, char** argv) {
   nlohmann::json rows = nlohmann::json::array();
   std::printf("%-22s %6s %9s %9s %8s %8s %8s\n", "step", "tokens", "median ms", "least ms",
               "GFLOP/s", "peak", "share");
-  measure<Blocks<128, Compute::bf16>>("blocks-128-bf16", options, rows);
-  measure<Blocks<512, Compute::bf16>>("blocks-512-bf16", options, rows);
-  measure<Blocks<2048, Compute::bf16>>("blocks-2048-bf16", options, rows);
-  measure<Mini<Compute::bf16>>("mini-2048-bf16", options, rows);
-  measure<Blocks<128, Compute::fp32>>("blocks-128-fp32", options, rows);
-  measure<Blocks<512, Compute::fp32>>("blocks-512-fp32", options, rows);
-  measure<Blocks<2048, Compute::fp32>>("blocks-2048-fp32", options, rows);
-  measure<Mini<Compute::fp32>>("mini-2048-fp32", options, rows);
+  shapes::each([&]<class P>(const std::string& name) { measure<P>(name, options, rows); });
   options.write(rows);
 }
