@@ -232,18 +232,30 @@ class PanelProducts {
     const int height = std::min(panel_columns, call.out - output);
     const int width = std::min(panel_columns, call.in - input);
     G* const to = call.d_weight + std::int64_t(output) * call.in + input;
-    if constexpr (dtype_of<G> == DType::fp32) {
-      const bool beyond_caches = std::int64_t(call.out) * call.in > (1 << 20);
-      const Sums sums{to, call.in, call.accumulate, !call.accumulate && beyond_caches};
-      if (height == panel_columns && width == panel_columns)
-        return multiply_in_place(sums, from, panel, panels.groups());
-    }
+    const bool whole = height == panel_columns && width == panel_columns;
+    const bool stream = !call.accumulate && std::int64_t(call.out) * call.in > (1 << 20);
+    if constexpr (dtype_of<G> == DType::fp32)
+      if (whole)
+        return multiply_in_place(Sums{to, call.in, call.accumulate, stream}, from, panel,
+                                 panels.groups());
     alignas(64) float apart[(panel_columns + tile_height) * panel_columns];
     multiply_block<T>({apart, panel_columns}, from, height, panel, panels.columns(p),
                       panels.groups());
+    if constexpr (Half<G>)
+      if (whole && stream) return stream_tile(to, call.in, apart);
     each_of_block(apart, height, width, [&](int r, int c, simd::Lanes sum, auto some) {
       put(to + std::int64_t(r) * call.in + c, sum, call.accumulate, some);
     });
+  }
+
+  /// A (64, 64) tile of sums to rows of 16-bit numbers, past the caches.
+  template <Half G> static void stream_tile(G* to, std::int64_t stride, const float* sums) {
+    for (int r = 0; r < panel_columns; ++r)
+      for (int c = 0; c < panel_columns; c += 2 * simd::width) {
+        const float* const from = sums + r * panel_columns + c;
+        simd::stream(to + r * stride + c, simd::load(from, simd::All{}),
+                     simd::load(from + simd::width, simd::All{}));
+      }
   }
 
   Threads threads_;

@@ -9,6 +9,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && !defined(__CUDACC__)
@@ -235,6 +236,20 @@ CTRAIN_INLINE void stream_bits(void* to, __m512i bits) {
 }
 CTRAIN_INLINE void stream(float* to, Lanes a) {
   stream_bits(to, _mm512_castps_si512(a.value));
+}
+
+/// The bits of T(first), then those of T(second).
+template <Half T> CTRAIN_INLINE __m512i narrow_both(Lanes first, Lanes second) {
+#if defined(__AVX512BF16__)
+  if constexpr (std::is_same_v<T, bf16>)
+    return (__m512i)_mm512_cvtne2ps_pbh(second.value, first.value);
+#endif
+  const __m512i low = _mm512_castsi256_si512(narrow<T>(first));
+  return _mm512_maskz_inserti64x4(0xff, low, narrow<T>(second), 1);
+}
+/// to[i] = T(lane i of first), to[16 + i] = T(lane i of second).
+template <Half T> CTRAIN_INLINE void stream(T* to, Lanes first, Lanes second) {
+  stream_bits(to, narrow_both<T>(first, second));
 }
 
 /// Lane i: the bits of T(even lane i), then those of T(odd lane i).
@@ -524,6 +539,11 @@ CTRAIN_INLINE void transpose(Lanes (&rows)[width]) {
 
 CTRAIN_INLINE void stream(float* to, const Lanes& a) {
   store(to, a, All{});
+}
+/// to[i] = T(lane i of first), to[16 + i] = T(lane i of second).
+template <Half T> CTRAIN_INLINE void stream(T* to, const Lanes& first, const Lanes& second) {
+  store(to, first, All{});
+  store(to + width, second, All{});
 }
 /// to[2 i] = T(even lane i), to[2 i + 1] = T(odd lane i).
 template <Half T> CTRAIN_INLINE void stream_pairs(T* to, const Lanes& even, const Lanes& odd) {
