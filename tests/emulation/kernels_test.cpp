@@ -5,6 +5,7 @@
 
 #include "attentions.hpp"
 #include "model_ends.hpp"
+#include "row_programs.hpp"
 #include "rows.hpp"
 #include "updates.hpp"
 
@@ -54,6 +55,14 @@ TEMPLATE_TEST_CASE("cuda.emulated.adamw_agrees", "", float, bf16, fp16) {
   emulation::adamw_agrees<TestType>();
 }
 
+TEMPLATE_TEST_CASE("cuda.emulated.row_programs_agree", "", float, bf16, fp16) {
+  emulation::row_programs_agree<TestType>();
+}
+
+TEST_CASE("cuda.emulated.sign_compression_has_the_same_bits") {
+  emulation::sign_compression_agrees();
+}
+
 TEST_CASE("cuda.emulated.clip_and_loss_scale_are_decided_right") {
   emulation::decisions_agree();
 }
@@ -83,6 +92,8 @@ TEST_CASE("cuda.emulated.no_kernel_lacks_a_test") {
   emulation::embedding_agrees();
   emulation::head_agrees();
   emulation::sum_of_squares_agrees<float>();
+  emulation::row_programs_agree<float>();
+  emulation::sign_compression_agrees();
   emulation::decisions_agree();
 
   std::set<std::string> kernels;

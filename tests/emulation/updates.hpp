@@ -34,7 +34,8 @@ template <class G = float> AdamWUpdateOf<G> adamw_call(OptimizerKind kind) {
 }
 
 template <class G> void adamw_agrees() {
-  for (const OptimizerKind kind : {OptimizerKind::adamw_torch, OptimizerKind::adamw_hugging_face})
+  for (const OptimizerKind kind :
+       {OptimizerKind::adamw_torch, OptimizerKind::adamw_hugging_face, OptimizerKind::adam_l2})
     for (const int count : {1, 6, 1030})
       for (const int shift : {0, 1}) {
         oracle::Random random(9);

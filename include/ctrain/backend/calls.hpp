@@ -291,8 +291,8 @@ template <class G = float> struct SumOfSquaresOf {
 };
 using SumOfSquares = SumOfSquaresOf<>;
 
-/// One AdamW step over a flat range (Loshchilov & Hutter, arXiv 1711.05101): gradient times
-/// `gradient_scale` (the clip), then per `kind`. t counts from 1.
+/// One step of Adam over a flat range (Loshchilov & Hutter, arXiv 1711.05101): gradient times
+/// `gradient_scale` (the clip), then per `kind`, one of the first three. t counts from 1.
 template <class G = float> struct AdamWUpdateOf {
   float* weight = nullptr;
   float* first_moment = nullptr;
@@ -303,6 +303,7 @@ template <class G = float> struct AdamWUpdateOf {
   float learning_rate = 0, beta1 = 0, beta2 = 0, epsilon = 0, weight_decay = 0;
   float gradient_scale = 1;
   std::int64_t t = 1;
+  bool correct_bias = true;  // false: as if t were infinite
 };
 using AdamWUpdate = AdamWUpdateOf<>;
 

@@ -84,8 +84,49 @@ constexpr DType storage_of(Compute compute) {
 enum class WeightLayout : std::uint8_t { packed, plain };
 
 /// `adamw_torch`: torch.optim.AdamW. `adamw_hugging_face`: transformers' former AdamW, whose
-/// epsilon is not rescaled and whose decay acts on the updated weight.
-enum class OptimizerKind : std::uint8_t { adamw_torch, adamw_hugging_face };
+/// epsilon is not rescaled and whose decay acts on the updated weight. `adam_l2`: torch.optim.Adam,
+/// whose decay is a part of the gradient. `lamb`: arXiv 1904.00962. Data ranks of the others send
+/// one bit an element: `one_bit_adam` (arXiv 2102.02888), `one_bit_lamb` (arXiv 2104.06069) and
+/// `zero_one_adam` (arXiv 2202.06009).
+enum class OptimizerKind : std::uint8_t {
+  adamw_torch,
+  adamw_hugging_face,
+  adam_l2,
+  lamb,
+  one_bit_adam,
+  one_bit_lamb,
+  zero_one_adam
+};
+
+/// Where a paper and DeepSpeed differ. LAMB: DeepSpeed corrects the bias of the whole update,
+/// outside the trust ratio, which it bounds. 1-bit methods: DeepSpeed corrects no bias, and the
+/// first gradient of a run is lost.
+enum class Compat : std::uint8_t { paper, deepspeed };
+
+constexpr bool is_adam(OptimizerKind kind) {
+  return kind <= OptimizerKind::adam_l2;
+}
+/// Whether data ranks send each other one bit an element.
+constexpr bool sends_signs(OptimizerKind kind) {
+  return kind >= OptimizerKind::one_bit_adam;
+}
+
+/// Bounds of LAMB's ratio of a tensor's norm and its update's.
+struct TrustRatio {
+  float least = 0;
+  float most = 3e38f;
+};
+
+/// What 1-bit methods are told beside the numbers of Adam or LAMB, by DeepSpeed's defaults.
+struct Compression {
+  int freeze_step = 100000;       // the variance is frozen after that many steps
+  int variance_scaler = 16;       // zero_one_adam: variance steps until their interval doubles
+  int local_step_scaler = 32678;  // zero_one_adam: steps until the interval of syncs doubles
+  int local_step_limit = 16;      // zero_one_adam: the longest such interval
+  float coefficient_beta = 0.9f;  // one_bit_lamb: of the moving average of trust ratios
+  float factor_least = 0.5f, factor_most = 4.0f;  // one_bit_lamb: bounds of the variance's factor
+  float factor_step = 0.1f;                       // one_bit_lamb: its relative change in a step
+};
 
 /// Which parameters decay. `fengshenbang_substring`: all but those whose Hugging Face name contains
 /// "bias", "LayerNorm.bias" or "LayerNorm.weight", as the original script has it; MegatronBERT's
@@ -100,7 +141,10 @@ struct Optimizer {
   float epsilon = 1e-8f;
   float weight_decay = 0.01f;
   DecayRule decay = DecayRule::norm_and_bias_exempt;
-  float clip = 1.0f;  // bound of the global gradient norm; 0: no clipping
+  Compat compat = Compat::paper;
+  TrustRatio trust_ratio{};   // lamb, one_bit_lamb
+  Compression compression{};  // one_bit_adam, one_bit_lamb, zero_one_adam
+  float clip = 1.0f;          // bound of the global gradient norm; 0: no clipping
 };
 
 /// Linear warm-up from 0, then decay. `linear` reaches 0 at the last step; `polynomial` reaches

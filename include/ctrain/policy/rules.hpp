@@ -31,6 +31,18 @@ constexpr bool are_powers_of_two(const LossScale& s) {
   return is_power_of_two(s.initial) && is_power_of_two(s.factor) &&
          (s.minimum == 0 || (is_power_of_two(s.minimum) && s.minimum <= s.initial));
 }
+constexpr bool is_ordered(const TrustRatio& ratio) {
+  return ratio.least >= 0 && ratio.least <= ratio.most;
+}
+constexpr bool has_intervals(const Compression& c) {
+  return c.freeze_step >= 1 && c.variance_scaler >= 1 && c.local_step_scaler >= 1 &&
+         c.local_step_limit >= 1;
+}
+constexpr bool has_bounds(const Compression& c) {
+  return c.coefficient_beta >= 0 && c.coefficient_beta < 1 && c.factor_step >= 0 &&
+         c.factor_step < 1 && c.factor_least > 0 && c.factor_least <= 1 && c.factor_most >= 1 &&
+         c.factor_most < 3e38f;
+}
 /// True for every positive number; false for infinity and not-a-number.
 constexpr bool is_positive(float value) {
   return value > 0 && value <= 3e38f;
@@ -82,6 +94,16 @@ concept a_loss_scale_moves_by_powers_of_two = (PowersOfTwo && FactorMillionths >
                                                Window >= 1 && Hysteresis >= 1);
 template <bool ComputeIsFp16>
 concept a_step_computes_in_fp32_or_bf16 = !ComputeIsFp16;
+template <bool OptimizerIsAdam>
+concept a_step_ends_with_adam = OptimizerIsAdam;
+template <bool SendsSigns, int ZeroStage>
+concept sums_of_signs_are_of_whole_states = !(SendsSigns && ZeroStage > 0);
+template <bool SendsSigns, int Tensor, int Pipeline>
+concept sums_of_signs_are_among_data_ranks = !(SendsSigns && (Tensor > 1 || Pipeline > 1));
+template <bool BoundsAreOrdered>
+concept a_trust_ratio_has_bounds = (BoundsAreOrdered);
+template <bool IntervalsArePositive, bool FactorsAreOrdered>
+concept compression_has_intervals_and_bounds = (IntervalsArePositive && FactorsAreOrdered);
 template <int Sentences, int Accumulation>
 concept sentences_fit_the_dropout_key = !(std::int64_t{Sentences} * Accumulation > 8388608);
 template <int HiddenMillionths, int AttentionMillionths>
@@ -242,6 +264,34 @@ struct a_loss_scale_moves_by_powers_of_two {
                 "invalid policy: a loss scale moves exponents only, so that no bit is lost. Make "
                 "precision.loss_scale's initial, factor and minimum (or 0) powers of two within "
                 "float's range, factor, window and hysteresis at least 2, 1 and 1.");
+};
+template <bool OptimizerIsAdam> struct a_step_ends_with_adam {
+  static_assert(ctrain::a_step_ends_with_adam<OptimizerIsAdam>,
+                "invalid policy: backends have every optimizer, but no step runs the others yet. "
+                "Set optimizer.kind to adamw_torch, adamw_hugging_face or adam_l2.");
+};
+template <bool SendsSigns, int ZeroStage> struct sums_of_signs_are_of_whole_states {
+  static_assert(ctrain::sums_of_signs_are_of_whole_states<SendsSigns, ZeroStage>,
+                "invalid policy: a 1-bit optimizer compresses momentum, which every data rank "
+                "follows in whole, and ZeRO leaves each a share. Set zero.stage to 0.");
+};
+template <bool SendsSigns, int Tensor, int Pipeline> struct sums_of_signs_are_among_data_ranks {
+  static_assert(ctrain::sums_of_signs_are_among_data_ranks<SendsSigns, Tensor, Pipeline>,
+                "invalid policy: a 1-bit optimizer compresses whole tensors of whole models, so "
+                "that all ranks have one scale. Set parallel.tensor and parallel.pipeline to 1.");
+};
+template <bool BoundsAreOrdered> struct a_trust_ratio_has_bounds {
+  static_assert(ctrain::a_trust_ratio_has_bounds<BoundsAreOrdered>,
+                "invalid policy: LAMB's trust ratio lies between two bounds. Set "
+                "optimizer.trust_ratio with 0 <= least <= most.");
+};
+template <bool IntervalsArePositive, bool FactorsAreOrdered>
+struct compression_has_intervals_and_bounds {
+  static_assert(
+      ctrain::compression_has_intervals_and_bounds<IntervalsArePositive, FactorsAreOrdered>,
+      "invalid policy: a number of optimizer.compression is out of range. Set its steps and "
+      "intervals to at least 1, coefficient_beta and factor_step within [0, 1), and 0 < "
+      "factor_least <= 1 <= factor_most.");
 };
 template <bool ComputeIsFp16> struct a_step_computes_in_fp32_or_bf16 {
   static_assert(ctrain::a_step_computes_in_fp32_or_bf16<ComputeIsFp16>,
@@ -411,6 +461,14 @@ inline constexpr bool keeps_every_rule =
                                          P::policy.precision.loss_scale.window,
                                          P::policy.precision.loss_scale.hysteresis> &&
      a_step_computes_in_fp32_or_bf16<P::policy.precision.compute == Compute::fp16> &&
+     a_step_ends_with_adam<is_adam(P::policy.optimizer.kind)> &&
+     sums_of_signs_are_of_whole_states<sends_signs(P::policy.optimizer.kind),
+                                       P::policy.zero.stage> &&
+     sums_of_signs_are_among_data_ranks<sends_signs(P::policy.optimizer.kind),
+                                        P::policy.parallel.tensor, P::policy.parallel.pipeline> &&
+     a_trust_ratio_has_bounds<is_ordered(P::policy.optimizer.trust_ratio)> &&
+     compression_has_intervals_and_bounds<has_intervals(P::policy.optimizer.compression),
+                                          has_bounds(P::policy.optimizer.compression)> &&
      sentences_fit_the_dropout_key<P::policy.batch.sentence_bound(),
                                    P::policy.batch.accumulation> &&
      dropout_keeps_something<millionths(P::policy.model.hidden_dropout),
@@ -488,6 +546,15 @@ struct CheckPolicy
                                                 P::policy.precision.loss_scale.window,
                                                 P::policy.precision.loss_scale.hysteresis>,
       rule::a_step_computes_in_fp32_or_bf16<P::policy.precision.compute == Compute::fp16>,
+      rule::a_step_ends_with_adam<is_adam(P::policy.optimizer.kind)>,
+      rule::sums_of_signs_are_of_whole_states<sends_signs(P::policy.optimizer.kind),
+                                              P::policy.zero.stage>,
+      rule::sums_of_signs_are_among_data_ranks<sends_signs(P::policy.optimizer.kind),
+                                               P::policy.parallel.tensor,
+                                               P::policy.parallel.pipeline>,
+      rule::a_trust_ratio_has_bounds<is_ordered(P::policy.optimizer.trust_ratio)>,
+      rule::compression_has_intervals_and_bounds<has_intervals(P::policy.optimizer.compression),
+                                                 has_bounds(P::policy.optimizer.compression)>,
       rule::sentences_fit_the_dropout_key<P::policy.batch.sentence_bound(),
                                           P::policy.batch.accumulation>,
       rule::dropout_keeps_something<millionths(P::policy.model.hidden_dropout),

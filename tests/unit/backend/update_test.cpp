@@ -50,8 +50,9 @@ TEST_CASE("backend.update.sums_of_squares_hold_small_and_large_and_tell_what_is_
   }());
 }
 
-TEST_CASE("backend.update.adamw_follows_both_equations_in_double") {
-  for (OptimizerKind kind : {OptimizerKind::adamw_torch, OptimizerKind::adamw_hugging_face}) {
+TEST_CASE("backend.update.adam_follows_its_three_equations_in_double") {
+  for (OptimizerKind kind :
+       {OptimizerKind::adamw_torch, OptimizerKind::adamw_hugging_face, OptimizerKind::adam_l2}) {
     oracle::Random random(2);
     const std::size_t count = 40007;
     const auto weight = random.values<float>(count), gradient = random.values<float>(count);
@@ -62,10 +63,13 @@ TEST_CASE("backend.update.adamw_follows_both_equations_in_double") {
     const double c1 = 1 - std::pow(b1, 5), c2 = 1 - std::pow(b2, 5);
     oracle::Doubles w(count), m(count), v(count);
     for (std::size_t i = 0; i < count; ++i) {
-      const double g = gradient[i] * clip;
+      const double l2 = kind == OptimizerKind::adam_l2 ? decay * weight[i] : 0;
+      const double g = gradient[i] * clip + l2;
       m[i] = b1 * first[i] + (1 - b1) * g;
       v[i] = b2 * second[i] + (1 - b2) * g * g;
-      if (kind == OptimizerKind::adamw_torch) {
+      if (kind == OptimizerKind::adam_l2) {
+        w[i] = weight[i] - lr / c1 * m[i] / (std::sqrt(v[i]) / std::sqrt(c2) + epsilon);
+      } else if (kind == OptimizerKind::adamw_torch) {
         w[i] = weight[i] * (1 - lr * decay) -
                lr / c1 * m[i] / (std::sqrt(v[i]) / std::sqrt(c2) + epsilon);
       } else {

@@ -106,6 +106,25 @@ static_assert(
 static_assert(valid<decltype([](Policy& p) { p.schedule = {.decay = Decay::polynomial}; })>);
 static_assert(valid<decltype([](Policy& p) { p.schedule.power = 0; })>);  // linear: not used
 
+// optimizers: what each asks for (that steps end with Adam is asked of all)
+static_assert(!valid<decltype([](Policy& p) { p.optimizer.kind = OptimizerKind::lamb; })>);
+static_assert(valid<decltype([](Policy& p) { p.optimizer.kind = OptimizerKind::adam_l2; })>);
+static_assert(!sums_of_signs_are_of_whole_states<true, 1> &&
+              sums_of_signs_are_of_whole_states<true, 0> &&
+              sums_of_signs_are_of_whole_states<false, 3>);
+static_assert(!sums_of_signs_are_among_data_ranks<true, 2, 1> &&
+              !sums_of_signs_are_among_data_ranks<true, 1, 2> &&
+              sums_of_signs_are_among_data_ranks<true, 1, 1> &&
+              sums_of_signs_are_among_data_ranks<false, 2, 2>);
+static_assert(!valid<decltype([](Policy& p) { p.optimizer.trust_ratio = {2, 1}; })>);
+static_assert(!valid<decltype([](Policy& p) { p.optimizer.trust_ratio.least = not_a_number; })>);
+static_assert(valid<decltype([](Policy& p) { p.optimizer.trust_ratio = {0.01f, 10}; })>);
+static_assert(!valid<decltype([](Policy& p) { p.optimizer.compression.freeze_step = 0; })>);
+static_assert(!valid<decltype([](Policy& p) { p.optimizer.compression.local_step_limit = 0; })>);
+static_assert(!valid<decltype([](Policy& p) { p.optimizer.compression.coefficient_beta = 1; })>);
+static_assert(!valid<decltype([](Policy& p) { p.optimizer.compression.factor_least = 1.5f; })>);
+static_assert(valid<decltype([](Policy& p) { p.optimizer.compression.freeze_step = 1; })>);
+
 // the device
 static_assert(!valid<decltype([](Policy& p) { p.device = {}; })>);
 static_assert(!valid<decltype([](Policy& p) { p.device.reserved = -1; })>);

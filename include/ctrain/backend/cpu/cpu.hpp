@@ -5,6 +5,7 @@
 #include <ctrain/backend/cpu/attention.hpp>
 #include <ctrain/backend/cpu/library_products.hpp>
 #include <ctrain/backend/cpu/panel_products.hpp>
+#include <ctrain/backend/cpu/row_programs.hpp>
 #include <ctrain/backend/cpu/rows.hpp>
 #include <ctrain/backend/cpu/update.hpp>
 

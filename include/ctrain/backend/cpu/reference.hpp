@@ -6,8 +6,10 @@
 #include <ctrain/backend/math/adamw.hpp>
 #include <ctrain/backend/math/dropout.hpp>
 #include <ctrain/backend/math/layer_norm.hpp>
+#include <ctrain/backend/math/sign_compression.hpp>
 #include <ctrain/backend/math/softmax.hpp>
 #include <ctrain/backend/math/sum_of_squares.hpp>
+#include <ctrain/backend/row_calls.hpp>
 
 // g++ 12 sees uninitialised values in Eigen's use of g++'s own AVX-512 headers.
 #if defined(__GNUC__) && !defined(__clang__)
@@ -22,6 +24,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 namespace ctrain::reference {
 
@@ -323,20 +326,70 @@ struct CpuReference {
 
   template <class G> void run(const AdamWUpdateOf<G>& call) {
     const AdamWFactors factors = adamw_factors(call);
+    with_adam_kind(call.kind, [&](auto kind) {
+      for (std::int64_t i = 0; i < call.count; ++i) {
+        const AdamWElement<float> before{call.weight[i], call.first_moment[i],
+                                         call.second_moment[i]};
+        const auto after = adamw<kind>(before, float(call.gradient[i]), factors);
+        call.weight[i] = after.weight;
+        call.first_moment[i] = after.first_moment;
+        call.second_moment[i] = after.second_moment;
+      }
+    });
+  }
+
+  template <class Program, class G> void run(const RunRows<Program, G>& call) {
+    const auto program = call.program.ready();
     for (std::int64_t i = 0; i < call.count; ++i) {
-      const AdamWElement<float> before{call.weight[i], call.first_moment[i], call.second_moment[i]};
-      const AdamWElement<float> after =
-          call.kind == OptimizerKind::adamw_torch
-              ? adamw<OptimizerKind::adamw_torch>(before, float(call.gradient[i]), factors)
-              : adamw<OptimizerKind::adamw_hugging_face>(before, float(call.gradient[i]), factors);
-      call.weight[i] = after.weight;
-      call.first_moment[i] = after.first_moment;
-      call.second_moment[i] = after.second_moment;
+      float x[Program::states], gradient = 0;
+      for (int s = 0; s < Program::states; ++s) x[s] = call.state[s][i];
+      if constexpr (Program::takes_gradient) gradient = float(call.gradient[i]);
+      program.step(x, gradient);
+      for (int s = 0; s < Program::written; ++s) call.state[s][i] = x[s];
     }
+  }
+
+  template <class Function> void run(const SumSquaresOfRows<Function>& call) {
+    const std::vector<float> values = values_of(call);
+    run(SumOfSquares{call.sum, values.data(), call.count});
+  }
+
+  template <class Function> void run(const LargestOfRows<Function>& call) {
+    for (const float value : values_of(call)) *call.largest = std::max(*call.largest, value);
+  }
+
+  template <class Function> void run(const RunOnce<Function>& call) { call.function(); }
+
+  void run(const PackSigns& call) {
+    *call.scale = sign_scale(*call.sum, call.count);
+    for (std::int64_t i = 0; i < call.count; i += 8)
+      call.bits[i / 8] = pack_signs(call.error + i, *call.scale);
+  }
+
+  void run(const AddMeanOfSigns& call) {
+    for (std::int64_t i = 0; i < call.count; ++i)
+      call.to[i] +=
+          mean_of_signs(call.bits + i / 8, call.count / 8, call.scales, call.ranks, int(i % 8));
+  }
+
+  void run(const UnpackSigns& call) {
+    for (std::int64_t i = 0; i < call.count; ++i)
+      call.to[i] = call.scales[i / call.chunk] * sign_of(call.bits[i / 8], int(i % 8));
   }
 
  private:
   using Matrix = reference::Matrix;
+
+  /// function.of() of every element.
+  template <class Call> static std::vector<float> values_of(const Call& call) {
+    std::vector<float> values(std::size_t(call.count));
+    for (std::int64_t i = 0; i < call.count; ++i) {
+      float x[decltype(call.function)::states];
+      for (int s = 0; s < call.function.states; ++s) x[s] = call.state[s][i];
+      values[std::size_t(i)] = call.function.of(x);
+    }
+    return values;
+  }
 
   static void put(float& to, float value, bool accumulate) { to = accumulate ? to + value : value; }
 

@@ -56,9 +56,7 @@ template <class G> void compute(const AdamWUpdateOf<G>& call, const Threads& thr
   const AdamWFactors factors = adamw_factors(call);
   threads.each_uneven((call.count + piece - 1) / piece, threads.count, [&](std::int64_t i, int) {
     const std::int64_t first = i * piece, count = std::min(piece, call.count - first);
-    call.kind == OptimizerKind::adamw_torch
-        ? adamw_range<OptimizerKind::adamw_torch>(call, factors, first, count)
-        : adamw_range<OptimizerKind::adamw_hugging_face>(call, factors, first, count);
+    with_adam_kind(call.kind, [&](auto kind) { adamw_range<kind>(call, factors, first, count); });
   });
 }
 

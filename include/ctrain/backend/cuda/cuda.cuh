@@ -12,6 +12,7 @@
 #include <ctrain/backend/cuda/launch.cuh>
 #include <ctrain/backend/cuda/layer_norm.hpp>
 #include <ctrain/backend/cuda/products.hpp>
+#include <ctrain/backend/cuda/row_programs.hpp>
 #include <ctrain/backend/cuda/update.hpp>
 
 namespace ctrain {

@@ -178,10 +178,7 @@ void update(const AdamWUpdateOf<G>& call, S& stream, const UpdateState* state = 
     each_element<group_of<G>>(stream, op, call.count, call.weight, call.first_moment,
                               call.second_moment, call.gradient);
   };
-  if (call.kind == OptimizerKind::adamw_torch)
-    run(AdamWOp<OptimizerKind::adamw_torch, G>{call, factors, state});
-  else
-    run(AdamWOp<OptimizerKind::adamw_hugging_face, G>{call, factors, state});
+  with_adam_kind(call.kind, [&](auto kind) { run(AdamWOp<kind, G>{call, factors, state}); });
 }
 
 template <class G, Stream S> void compute(const AdamWUpdateOf<G>& call, S& stream) {

@@ -1,9 +1,11 @@
-/// \file  AdamW of one element, and the factors that a step shares.   floor 5: backend
+/// \file  Adam and AdamW of one element, and the factors that a step shares.   floor 5: backend
 #pragma once
 
 #include <ctrain/backend/calls.hpp>
 #include <ctrain/backend/math/elementary.hpp>
 #include <ctrain/core/decimal.hpp>
+
+#include <type_traits>
 
 namespace ctrain {
 
@@ -14,19 +16,20 @@ struct AdamWFactors {
   float step_size = 0;         // of m / denominator
   float root_correction = 1;   // what divides sqrt(v): sqrt(1 - beta2^t), or 1 (Hugging Face)
   float epsilon = 0;
-  float decay = 0;  // learning_rate * weight_decay
+  float decay = 0;  // learning_rate * weight_decay, or weight_decay (L2)
   float gradient_scale = 1;
 };
 
 template <class Real> struct AdamWElement { Real weight, first_moment, second_moment; };
 
 /// torch.optim.AdamW: w (1 - lr wd) - lr / c1 * m / (sqrt(v) / sqrt(c2) + eps), c = 1 - beta^t.
-/// Hugging Face: w - lr sqrt(c2) / c1 * m / (sqrt(v) + eps), then times (1 - lr wd).
+/// Hugging Face: w - lr sqrt(c2) / c1 * m / (sqrt(v) + eps), then times (1 - lr wd). L2: torch's
+/// step of m without decay, which g has had added: wd w.
 template <class G> AdamWFactors adamw_factors(const AdamWUpdateOf<G>& call) {
   const double beta1 = as_written(call.beta1), beta2 = as_written(call.beta2);
-  const double correction1 = 1 - std::pow(beta1, double(call.t));
-  const double root2 = std::sqrt(1 - std::pow(beta2, double(call.t)));
-  const bool torch = call.kind == OptimizerKind::adamw_torch;
+  const double correction1 = call.correct_bias ? 1 - std::pow(beta1, double(call.t)) : 1.0;
+  const double root2 = call.correct_bias ? std::sqrt(1 - std::pow(beta2, double(call.t))) : 1.0;
+  const bool torch = call.kind != OptimizerKind::adamw_hugging_face;
   const double rate = call.learning_rate;
   return {.beta1 = float(beta1),
           .beta2 = float(beta2),
@@ -35,23 +38,41 @@ template <class G> AdamWFactors adamw_factors(const AdamWUpdateOf<G>& call) {
           .step_size = float(torch ? rate / correction1 : rate * root2 / correction1),
           .root_correction = torch ? float(root2) : 1.0f,
           .epsilon = call.epsilon,
-          .decay = float(rate * call.weight_decay),
+          .decay = call.kind == OptimizerKind::adam_l2 ? call.weight_decay
+                                                       : float(rate * call.weight_decay),
           .gradient_scale = call.gradient_scale};
 }
 
 template <OptimizerKind Kind, class Real>
 CTRAIN_HOST_DEVICE inline AdamWElement<Real> adamw(AdamWElement<Real> at, Real gradient,
                                                    const AdamWFactors& by) {
-  const Real g = gradient * Real(by.gradient_scale);
+  Real g = gradient * Real(by.gradient_scale);
+  if constexpr (Kind == OptimizerKind::adam_l2) g = g + Real(by.decay) * at.weight;
   const Real m = Real(by.beta1) * at.first_moment + Real(by.rest1) * g;
   const Real v = Real(by.beta2) * at.second_moment + Real(by.rest2) * g * g;
   if constexpr (Kind == OptimizerKind::adamw_torch) {
     const Real denominator = square_root(v) / Real(by.root_correction) + Real(by.epsilon);
     const Real decayed = at.weight - Real(by.decay) * at.weight;
     return {decayed - Real(by.step_size) * (m / denominator), m, v};
+  } else if constexpr (Kind == OptimizerKind::adam_l2) {
+    const Real denominator = square_root(v) / Real(by.root_correction) + Real(by.epsilon);
+    return {at.weight - Real(by.step_size) * (m / denominator), m, v};
   } else {
     const Real stepped = at.weight - Real(by.step_size) * (m / (square_root(v) + Real(by.epsilon)));
     return {stepped - Real(by.decay) * stepped, m, v};
+  }
+}
+
+/// f(the kind as a constant), for the kinds that adamw() knows.
+template <class F> void with_adam_kind(OptimizerKind kind, F&& f) {
+  using K = OptimizerKind;
+  switch (kind) {
+    case K::adamw_hugging_face:
+      return f(std::integral_constant<K, K::adamw_hugging_face>{});
+    case K::adam_l2:
+      return f(std::integral_constant<K, K::adam_l2>{});
+    default:
+      return f(std::integral_constant<K, K::adamw_torch>{});
   }
 }
 

@@ -1,0 +1,78 @@
+// Kernels of row programs and of sign compression against the reference.
+#pragma once
+
+#include <ctrain/backend/math/compressed_programs.hpp>
+
+#include "emulated.hpp"
+
+namespace emulation {
+
+/// What RunOnce is tested with.
+struct Double {
+  float* at;
+  CTRAIN_HOST_DEVICE void operator()() const { *at *= 2; }
+};
+
+/// A LAMB step of one tensor, and the other programs on the same arrays.
+template <class G> void row_programs_agree() {
+  for (const int count : {1, 6, 1030, 65536 + 3})
+    for (const int shift : {0, 1}) {
+      oracle::Random random(51);
+      const auto size = std::size_t(count);
+      const Floats w = random.values<float>(size), m = random.values<float>(size);
+      Floats v = random.values<float>(size);
+      for (float& x : v) x *= x;
+      Buffer<G> g(random.values<G>(size), shift);
+      const OptimizerNumbers n{1e-2f, 0.9f, 0.999f, 1e-6f, 0.1f, 0.5f, 3};
+      agrees(
+          [&](auto& backend) {
+            Buffer<float> weight(w, shift), first(m, shift), second(v, shift);
+            Buffer<float> few(Floats{0, 3}, 0);
+            LambNorms norms;
+            const Descend by = lamb(n, Compat::paper);
+            backend.run(RunRows<FollowMoments, G>{
+                FollowMoments(n), {first.data(), second.data()}, count, g.data()});
+            backend.run(SumOfSquares{&norms.weight, weight.data(), count});
+            backend.run(SumSquaresOfRows<Direction>{
+                &norms.update, by.direction, {weight.data(), first.data(), second.data()}, count});
+            backend.run(RunRows<DescendByTrust>{
+                {by, {}, &norms}, {weight.data(), first.data(), second.data()}, count});
+            backend.run(
+                RunRows<FollowGradient, G>{FollowGradient(n), {first.data()}, count, g.data()});
+            backend.run(RunRows<KeepWhereMoved>{{}, {first.data(), second.data()}, count});
+            backend.run(LargestOfRows<VarianceRatio>{
+                few.data(), {1e-3f}, {second.data(), second.data()}, count});
+            backend.run(RunOnce<Double>{{few.data() + 1}});
+            return std::vector<Floats>{weight.floats(), first.floats(), second.floats(),
+                                       few.floats()};
+          },
+          {1e-6, 1e-6, 1e-6, 0});
+    }
+}
+
+/// Bits, scales and errors are the reference's.
+inline void sign_compression_agrees() {
+  for (const int count : {8, 40, 2056})
+    for (const int ranks : {1, 3}) {
+      oracle::Random random(52);
+      const Floats error = random.values<float>(std::size_t(count)),
+                   scales = random.values<float>(std::size_t(ranks));
+      agrees(
+          [&](auto& backend) {
+            Buffer<float> lost(error, 0), scale(1, 0), sum(error, 0), whole(std::size_t(count), 0);
+            Buffer<std::uint8_t> bits(std::size_t(count / 8 * ranks), 0);
+            ExactSum squares;
+            backend.run(SumOfSquares{&squares, lost.data(), count});
+            for (int r = 0; r < ranks; ++r)
+              backend.run(PackSigns{bits.data() + r * count / 8, scale.data(), lost.data(),
+                                    &squares, count});
+            backend.run(AddMeanOfSigns{sum.data(), bits.data(), scales.data(), count, ranks});
+            backend.run(UnpackSigns{whole.data(), bits.data(), scales.data(), count, count});
+            return std::vector<Floats>{lost.floats(), scale.floats(), bits.floats(), sum.floats(),
+                                       whole.floats()};
+          },
+          {0, 0, 0, 0, 0});
+    }
+}
+
+}  // namespace emulation

@@ -1,0 +1,246 @@
+// Optimizers as row programs: worked examples, equations in double, and when 0/1 Adam does what.
+#include <ctrain/backend/math/compressed_programs.hpp>
+
+#include "oracle.hpp"
+
+using namespace ctrain;
+using oracle::Doubles;
+using oracle::Floats;
+
+namespace {
+
+/// Weight 1, gradients 0.5 and -0.25, learning rate and decay 0.1: the weight after each.
+template <class Step> std::array<double, 2> weights_after_two(Step&& step) {
+  float w = 1, m = 0, v = 0;
+  std::array<double, 2> result{};
+  for (int t = 1; t <= 2; ++t) {
+    const float gradient = t == 1 ? 0.5f : -0.25f;
+    step(w, m, v, gradient, std::int64_t{t});
+    result[std::size_t(t - 1)] = w;
+  }
+  return result;
+}
+
+std::array<double, 2> adam(OptimizerKind kind, bool correct_bias = true) {
+  return weights_after_two([&](float& w, float& m, float& v, float gradient, std::int64_t t) {
+    CpuReference{}.run(AdamWUpdate{&w, &m, &v, &gradient, 1, kind, 0.1f, 0.9f, 0.999f, 1e-8f, 0.1f,
+                                   1, t, correct_bias});
+  });
+}
+
+/// One LAMB step of one tensor.
+template <class B>
+void lamb_step(B& backend, Floats& w, Floats& m, Floats& v, const Floats& gradient,
+               const OptimizerNumbers& n, Compat compat, TrustRatio bounds = {}) {
+  const auto count = std::int64_t(w.size());
+  LambNorms norms;
+  backend.run(
+      RunRows<FollowMoments>{FollowMoments(n), {m.data(), v.data()}, count, gradient.data()});
+  const Descend by = lamb(n, compat);
+  backend.run(SumOfSquares{&norms.weight, w.data(), count});
+  backend.run(SumSquaresOfRows<Direction>{
+      &norms.update, by.direction, {w.data(), m.data(), v.data()}, count});
+  backend.run(RunRows<DescendByTrust>{{by, bounds, &norms}, {w.data(), m.data(), v.data()}, count});
+}
+
+std::array<double, 2> lamb_example(Compat compat, float epsilon, TrustRatio bounds) {
+  return weights_after_two([&](float& w, float& m, float& v, float gradient, std::int64_t t) {
+    Floats weight{w}, first{m}, second{v};
+    CpuReference reference;
+    const OptimizerNumbers n{0.1f, 0.9f, 0.999f, epsilon, 0.1f, 1, t};
+    lamb_step(reference, weight, first, second, {gradient}, n, compat, bounds);
+    w = weight[0], m = first[0], v = second[0];
+  });
+}
+
+void check(const std::array<double, 2>& got, double first, double second) {
+  CHECK(got[0] == Approx(first).epsilon(1e-6));  // float arithmetic
+  CHECK(got[1] == Approx(second).epsilon(1e-6));
+}
+
+}  // namespace
+
+TEST_CASE("backend.row_programs.worked_examples_of_adam_come_out") {
+  check(adam(OptimizerKind::adamw_torch), 0.890000002, 0.854466299);
+  check(adam(OptimizerKind::adamw_hugging_face), 0.891000063, 0.855722710);
+  check(adam(OptimizerKind::adamw_torch, false), 0.673772434, 0.553852407);
+  // L2: g = 0.6, then -0.25 + 0.1 * 0.9: m = 0.038, v = 3.8524e-4, both corrected.
+  const double m = 0.9 * 0.06 - 0.1 * 0.16, v = 0.999 * 0.00036 + 0.001 * 0.0256;
+  check(adam(OptimizerKind::adam_l2), 0.9,
+        0.9 - 0.1 * (m / 0.19) / std::sqrt(v / (1 - 0.999 * 0.999)));
+}
+
+TEST_CASE("backend.row_programs.worked_examples_of_lamb_come_out") {
+  check(lamb_example(Compat::paper, 1e-6f, {}), 0.9, 0.81);
+  check(lamb_example(Compat::deepspeed, 1e-8f, {0.01f, 10}), 0.968377223, 0.945589688);
+}
+
+TEST_CASE("backend.row_programs.lamb_follows_both_equations_on_every_backend") {
+  for (const Compat compat : {Compat::paper, Compat::deepspeed}) {
+    oracle::Random random(31);
+    const std::size_t count = 70003;
+    const Floats weight = random.values<float>(count), gradient = random.values<float>(count),
+                 first = random.values<float>(count, 0.1f);
+    Floats second = random.values<float>(count, 0.1f);
+    for (float& x : second) x *= x;
+    const OptimizerNumbers n{1e-2f, 0.9f, 0.999f, 1e-6f, 0.1f, 0.25f, 5};
+    const double c1 = 1 - std::pow(0.9, 5), c2 = 1 - std::pow(0.999, 5);
+    Doubles w(count), m(count), v(count), u(count);
+    double weights = 0, updates = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      const double g = gradient[i] * 0.25;
+      m[i] = 0.9 * first[i] + 0.1 * g;
+      v[i] = 0.999 * second[i] + 0.001 * g * g;
+      u[i] = compat == Compat::paper ? m[i] / c1 / (std::sqrt(v[i] / c2) + 1e-6)
+                                     : m[i] / (std::sqrt(v[i]) + 1e-6);
+      u[i] += 0.1 * weight[i];
+      weights += double(weight[i]) * weight[i], updates += u[i] * u[i];
+    }
+    const double rate = compat == Compat::paper ? 1e-2 : 1e-2 * std::sqrt(c2) / c1;
+    const double ratio = std::sqrt(weights / updates);
+    for (std::size_t i = 0; i < count; ++i) w[i] = weight[i] - rate * ratio * u[i];
+    oracle::on_every_backend(
+        [&](auto& backend) {
+          Floats w_out = weight, m_out = first, v_out = second;
+          lamb_step(backend, w_out, m_out, v_out, gradient, n, compat);
+          return std::vector<Floats>{w_out, m_out, v_out};
+        },
+        {w, m, v}, {5e-7, 2e-7, 2e-7});  // a few roundings of 2^-24
+  }
+}
+
+TEST_CASE("backend.row_programs.a_trust_ratio_is_bounded_and_1_without_norms") {
+  const auto norms = [](double weight, double update) {
+    LambNorms n;
+    n.weight.add(weight * weight), n.update.add(update * update);
+    return n;
+  };
+  CHECK(trust_ratio(norms(3, 2), {}) == 1.5f);
+  CHECK(trust_ratio(norms(100, 1), {0.01f, 10}) == 10.0f);
+  CHECK(trust_ratio(norms(1, 1024), {0.01f, 10}) == 0.01f);
+  CHECK(trust_ratio(norms(0, 5), {}) == 1.0f);
+  CHECK(trust_ratio(norms(5, 0), {}) == 1.0f);
+}
+
+TEST_CASE("backend.row_programs.an_update_may_be_cut_into_ranges") {
+  oracle::Random random(32);
+  const std::int64_t count = 5000, cut = 3008;  // shards start at multiples of 16
+  const Floats weight = random.values<float>(count), m = random.values<float>(count);
+  Floats v = random.values<float>(count);
+  for (float& x : v) x *= x;
+  const Direction by{.mean_factor = 2, .root_correction = 0.5f, .epsilon = 1e-6f, .decay = 0.1f};
+  Cpu cpu(2);
+  const auto squares = [&](std::int64_t from, std::int64_t to, ExactSum sum = {}) {
+    cpu.run(SumSquaresOfRows<Direction>{
+        &sum, by, {weight.data() + from, m.data() + from, v.data() + from}, to - from});
+    return sum;
+  };
+  CHECK(squares(0, count) == squares(cut, count, squares(0, cut)));
+}
+
+TEST_CASE("backend.row_programs.variance_ratios_have_one_maximum_on_every_backend") {
+  oracle::Random random(33);
+  const std::size_t count = 200001;
+  Floats frozen = random.values<float>(count), moving = random.values<float>(count);
+  double most = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    frozen[i] *= frozen[i], moving[i] *= moving[i];
+    most = std::max(most, (std::sqrt(frozen[i]) + 1e-3) / (std::sqrt(moving[i]) + 1e-3));
+  }
+  oracle::on_every_backend(
+      [&](auto& backend) {
+        Floats largest{0};
+        backend.run(LargestOfRows<VarianceRatio>{
+            largest.data(), {1e-3f}, {frozen.data(), moving.data()}, std::int64_t(count)});
+        return std::vector<Floats>{largest};
+      },
+      {{most}}, {1e-6});
+}
+
+TEST_CASE("backend.row_programs.one_bit_lamb_reads_the_gradient_out_of_the_momentum") {
+  OptimizerNumbers n;
+  const float gradient = 0.375f, before = 0.25f, after = 0.9f * before + 0.1f * gradient;
+  float fresh = 0.5f, m = after, m_before = before;
+  CpuReference reference;
+  reference.run(RunRows<FollowMomentum>{FollowMomentum(n), {&fresh, &m, &m_before}, 1});
+  CHECK(fresh == Approx(0.999 * 0.5 + 0.001 * 0.375 * 0.375).epsilon(1e-5));
+}
+
+namespace {
+constexpr Compression defaults{};
+// No decay: the largest ratio, within bounds and near the last factor.
+static_assert(factor_after(1, 1.05f, 1, 1, false, defaults) == 1.05f);
+static_assert(factor_after(1, 3, 1, 1, false, defaults) == 1.1f);
+static_assert(factor_after(1, 0.1f, 1, 1, false, defaults) == 0.9f);
+static_assert(factor_after(3.9f, 100, 1, 1, false, defaults) == 4);
+static_assert(factor_after(0.52f, 0, 1, 1, false, defaults) == 0.5f);
+// An update that is half decay: half of the way to 1.
+static_assert(factor_after(1, 1.1f, 1, 2, true, defaults) == 1.1f * 0.5f + 0.5f);
+static_assert(coefficient_after(0.5f, 1, 0.9f) == 0.5f);
+static_assert(coefficient_after(0.5f, 2, 0.75f) == 0.875f);
+
+// 0/1 Adam: with 2 variance steps until an interval doubles: steps 1 and 2, then even ones twice,
+// then every fourth.
+constexpr Compression zero_one{
+    .freeze_step = 20, .variance_scaler = 2, .local_step_scaler = 4, .local_step_limit = 4};
+constexpr bool follows_the_intervals() {
+  ZeroOneState at;
+  for (int t = 1; t <= 60; ++t) {
+    const ZeroOneStep step = zero_one_step(at, zero_one);
+    const bool variance = t <= 2 || t == 4 || t == 6 || t == 8 || t == 12 || t == 16;
+    // From step 21: 4 steps with a meeting each, 4 with one in two, then one in four.
+    const bool meeting = t <= 24 || (t <= 28 && t % 2 == 0) || (t > 28 && t % 4 == 0);
+    const ZeroOneStep wanted = t <= 20   ? variance ? ZeroOneStep::variance : ZeroOneStep::signs
+                               : meeting ? ZeroOneStep::meeting
+                                         : ZeroOneStep::alone;
+    if (step != wanted) return false;
+    at = zero_one_after(at, zero_one, 0.5);
+    if (step == ZeroOneStep::meeting && at.rates != 0) return false;
+  }
+  return at.step == 60;
+}
+static_assert(follows_the_intervals());
+}  // namespace
+
+TEST_CASE("backend.row_programs.ranks_that_stay_alone_and_meet_end_where_their_mean_does") {
+  // Two ranks take three steps of their own; the meeting is exact here (no signs), so both end at
+  // the mean of where they were, with the mean of their momenta weighted by rates.
+  oracle::Random random(34);
+  const std::size_t count = 100;
+  const Floats start = random.values<float>(count);
+  Floats v = random.values<float>(count);
+  for (float& x : v) x = x * x + 0.1f;
+  v[7] = 0;  // never had a gradient
+  const float epsilon = 1e-6f;
+  CpuReference reference;
+  Floats w[2] = {start, start}, b[2] = {Floats(count), Floats(count)}, m[2];
+  Doubles moved(count), momentum(count);
+  for (int rank = 0; rank < 2; ++rank) {
+    m[rank] = Floats(count);
+    for (int step = 0; step < 3; ++step) {
+      const float rate = 0.01f * float(step + 1);
+      m[rank] = random.values<float>(count), m[rank][7] = 0;
+      for (std::size_t i = 0; i < count; ++i) {
+        moved[i] -= rate * m[rank][i] / (std::sqrt(v[i]) + epsilon) / 2;
+        momentum[i] += rate * m[rank][i] / 2 / 0.06;
+      }
+      reference.run(
+          RunRows<DescendAlone>{{{.epsilon = epsilon}, rate},
+                                {w[rank].data(), b[rank].data(), m[rank].data(), v.data()},
+                                std::int64_t(count)});
+    }
+    reference.run(RunRows<BeginMeeting>{
+        {epsilon}, {w[rank].data(), b[rank].data(), v.data()}, std::int64_t(count)});
+    for (std::size_t i = 0; i < count; ++i) CHECK(w[rank][i] == Approx(start[i]).margin(1e-6));
+  }
+  for (std::size_t i = 0; i < count; ++i) b[0][i] = (b[0][i] + b[1][i]) / 2;
+  b[0][7] = 0.5f;  // what signs make of a zero
+  reference.run(RunRows<EndMeeting>{
+      {epsilon, 0.06}, {w[0].data(), b[0].data(), m[0].data(), v.data()}, std::int64_t(count)});
+  for (std::size_t i = 0; i < count; ++i) {
+    CHECK(w[0][i] == Approx(start[i] + moved[i]).margin(1e-6));
+    CHECK(m[0][i] == Approx(momentum[i]).margin(1e-6));
+    CHECK(b[0][i] == 0);
+  }
+  CHECK(w[0][7] == start[7]);
+}
