@@ -17,7 +17,7 @@ struct Bench {
   CpuReference reference;
   Cuda cuda;
   Report report;
-  template <class Make> void run(Make&& make) { run_both(reference, cuda, make); }
+  template <class... Make> void run(Make&&... makes) { run_both(reference, cuda, makes...); }
 };
 
 /// The hidden sizes: that of the 1.3B model, and one whose rows do not start at 16 bytes.
@@ -201,6 +201,38 @@ template <class T> void products(Bench& on) {
   }
 }
 
+/// A layer and GELU, a layer's gradient and GELU's slope: one product each where the library can.
+template <class T> void products_with_gelu(Bench& on) {
+  Random random(7);
+  const int rows = 128, in = 256, out = 512;
+  const auto size = std::size_t(out * in), wide = std::size_t(rows * out);
+  Pair<float> master(random, size, 0.05f), bias(random, std::size_t(out));
+  Pair<T> copy = Pair<T>::output(size), x(random, std::size_t(rows * in)),
+          u = Pair<T>::output(wide), v = Pair<T>::output(wide), dv = Pair<T>::output(wide),
+          dz(random, std::size_t(rows * in));
+  on.run([&](auto at) { return PrepareWeight<T>{at(copy), nullptr, at(master), out, in}; });
+  on.run(
+      [&](auto at) {
+        return LinearForward<T>{
+            at(u), at(x), {at(master), at(copy), nullptr, out, in}, at(bias), rows};
+      },
+      [&](auto at) {
+        return GeluForward<T>{at(v), at(u), rows, out, Activation::gelu_tanh};
+      });
+  on.report.compare(typed<T>("linear before gelu"), u, is_half<T> ? 2 * share<T> : 2e-5);
+  on.report.compare(typed<T>("gelu of a linear"), v, is_half<T> ? 2 * share<T> : 2e-5);
+  on.run(
+      [&](auto at) {  // of a layer with the same numbers, read as (in, out)
+        return LinearBackwardInput<T, T>{
+            at(dv), at(dz), {at(master), at(copy), nullptr, in, out}, rows};
+      },
+      [&](auto at) {
+        return GeluBackward<T>{at(dv), at(dv), at(u), rows, out, Activation::gelu_tanh};
+      });
+  // the reference rounds before it takes the slope, the library may not
+  on.report.compare(typed<T>("gelu_backward of a linear"), dv, is_half<T> ? 3 * share<T> : 2e-5);
+}
+
 template <class G> void updates(Bench& on) {
   for (const int count : {65536 + 777, 3}) {
     Random random(6);
@@ -234,6 +266,7 @@ int main() {
   attention<float>(on), attention<bf16>(on), attention<fp16>(on);
   model_ends(on);
   products<float>(on), products<bf16>(on), products<fp16>(on);
+  products_with_gelu<float>(on), products_with_gelu<bf16>(on), products_with_gelu<fp16>(on);
   updates<float>(on), updates<bf16>(on);
   return on.report.end("gpu_kernels");
 }

@@ -150,10 +150,10 @@ class Report {
   int compared_ = 0, failed_ = 0;
 };
 
-/// make(at) builds a call; the reference runs it on the host, Cuda on the device.
-template <class Make> void run_both(CpuReference& reference, Cuda& cuda, Make&& make) {
-  reference.run(make(OnHost{}));
-  cuda.run(make(OnDevice{}));
+/// Each make(at) builds a call; the reference runs it on the host, Cuda on the device.
+template <class... Make> void run_both(CpuReference& reference, Cuda& cuda, Make&&... makes) {
+  (reference.run(makes(OnHost{})), ...);
+  (cuda.run(makes(OnDevice{})), ...);
   cuda.synchronize();
 }
 

@@ -11,6 +11,9 @@
 
 namespace ctrain::cuda {
 
+/// What cuBLASLt may use for one product; 32 MiB is what NVIDIA recommends for Hopper.
+inline constexpr bytes library_workspace_bytes = 32 * MiB;
+
 /// Models Block with the hardware's. Its functions carry both markers because kernels do; on a host
 /// they are never called.
 class DeviceBlock {
@@ -67,31 +70,32 @@ __global__ void __launch_bounds__(K::threads, 1) enter(const __grid_constant__ K
   kernel(block);
 }
 
-/// Models Stream on a CUDA stream. Scratch is one allocation, made at start; launches follow each
-/// other, so each call has all of it.
+/// Models Stream on a CUDA stream. Scratch and the library's workspace are one stretch of memory,
+/// lent by a plan or taken when first needed; calls follow each other, so each has all of it.
 class DeviceStream {
  public:
-  /// Enough for every call at 64 row chunks of two float sums over 32,768 columns.
-  static constexpr bytes scratch_bytes = 16 * MiB;
-
   DeviceStream() {
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
-    check(cudaMalloc(&scratch_, scratch_bytes), "cudaMalloc");
   }
   DeviceStream(const DeviceStream&) = delete;
   DeviceStream& operator=(const DeviceStream&) = delete;
   ~DeviceStream() {
-    cudaFree(scratch_);
+    cudaFree(own_);
     cudaStreamDestroy(stream_);
   }
+
+  /// Works in `size` bytes that a plan has for it, at least library_workspace_bytes of them.
+  void lend(void* memory, bytes size) { memory_ = memory, size_ = size; }
 
   cudaStream_t handle() const { return stream_; }
   void synchronize() const { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
 
   template <class T> T* scratch(std::int64_t count) const {
-    check_scratch(count * bytes(sizeof(T)), scratch_bytes);
-    return static_cast<T*>(scratch_);
+    std::byte* memory = workspace();
+    check_scratch(count * bytes(sizeof(T)), size_ - library_workspace_bytes);
+    return reinterpret_cast<T*>(memory + library_workspace_bytes);
   }
+  void* library_workspace() const { return workspace(); }
 
   template <Kernel K> void launch(const K& kernel) const {
     const std::int64_t blocks = kernel.blocks();
@@ -113,8 +117,21 @@ class DeviceStream {
     allowed = shared;
   }
 
+  std::byte* workspace() const {
+    if (memory_ == nullptr) {
+      check(cudaMalloc(&own_, own_bytes), "cudaMalloc of a workspace");
+      memory_ = own_, size_ = own_bytes;
+    }
+    return static_cast<std::byte*>(memory_);
+  }
+
+  /// Without a plan: 16 MiB of scratch, 64 row chunks of two float sums over 32,768 columns.
+  static constexpr bytes own_bytes = library_workspace_bytes + 16 * MiB;
+
   cudaStream_t stream_ = nullptr;
-  void* scratch_ = nullptr;
+  mutable void* own_ = nullptr;
+  mutable void* memory_ = nullptr;
+  mutable bytes size_ = 0;
 };
 
 static_assert(Stream<DeviceStream>);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ctrain/backend/calls.hpp>
+#include <ctrain/backend/cuda/launch.cuh>
 #include <ctrain/backend/cuda/status.hpp>
 
 #include <cublasLt.h>
@@ -16,15 +17,31 @@ namespace ctrain::cuda {
 
 // vocabulary --------------------------------------------------------------------------------------
 
-/// D (m, n) = op(A) (m, k) op(B) (k, n), plus D or a bias (m): column-major and dense, as the
-/// library thinks. A row-major (rows, cols) matrix is its column-major (cols, rows).
+/// What a product does on the way to D besides the product itself, in the library's own kernel.
+/// `bias`: D += bias (m), a number for each row of D. `bias_gelu`: aux = D + bias, D = gelu(aux).
+/// `gelu_slope`: D = D * gelu'(aux). GELU is the tanh form. `sums_of_b`: bias (n) = sums of op(B)'s
+/// columns.
+enum class Epilogue : std::uint8_t { none, bias, bias_gelu, gelu_slope, sums_of_b };
+
+/// D (m, n) = op(A) (m, k) op(B) (k, n), or plus D: column-major and dense, as the library thinks.
+/// A row-major (rows, cols) matrix is its column-major (cols, rows).
 struct ProductShape {
   int m = 0, n = 0, k = 0;
   bool transpose_a = false, transpose_b = false;
   cudaDataType operand = CUDA_R_32F, result = CUDA_R_32F;
-  bool bias = false, accumulate = false;
+  Epilogue epilogue = Epilogue::none;
+  bool accumulate = false;
 
   friend auto operator<=>(const ProductShape&, const ProductShape&) = default;
+};
+
+/// Device addresses. `bias` and `aux` (m, n) as the epilogue has them.
+struct ProductOperands {
+  const void* a = nullptr;
+  const void* b = nullptr;
+  void* d = nullptr;
+  const void* bias = nullptr;
+  const void* aux = nullptr;
 };
 
 template <class T> inline constexpr cudaDataType data_type_of = CUDA_R_32F;
@@ -50,30 +67,29 @@ using Preference = Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDes
 /// shape gives the same bits. Sums are in fp32.
 class Products {
  public:
-  /// What NVIDIA recommends for Hopper.
-  static constexpr bytes workspace_bytes = 32 * MiB;
-
   /// `tf32`: fp32 operands are rounded to 10 bits of mantissa, which tensor cores take.
-  Products(cudaStream_t stream, bool tf32) : stream_(stream), tf32_(tf32) {
+  Products(const DeviceStream& stream, bool tf32) : stream_(stream), tf32_(tf32) {
     cublasLtHandle_t handle = nullptr;
     check(cublasLtCreate(&handle), "cublasLtCreate");
     library_.reset(handle);
-    check(cudaMalloc(&workspace_, workspace_bytes), "cudaMalloc");
   }
-  Products(const Products&) = delete;
-  Products& operator=(const Products&) = delete;
-  ~Products() { cudaFree(workspace_); }
 
-  void run(const ProductShape& shape, const void* a, const void* b, void* d,
-           const void* bias = nullptr) {
-    if (shape.m == 0 || shape.n == 0) return;
-    const Prepared& with = prepared(shape);
-    if (shape.bias) set(with.description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+  /// False, and nothing done, where the library has no kernel for the shape.
+  bool try_to_run(const ProductShape& shape, const ProductOperands& on) {
+    if (shape.m == 0 || shape.n == 0) return true;
+    const Prepared& with = prepared(shape, on);
+    if (!with.is_offered) return false;
+    point(with.description, shape.epilogue, on);
     const float alpha = 1, beta = shape.accumulate ? 1 : 0;
-    check(cublasLtMatmul(library_.get(), with.description.get(), &alpha, a, with.a.get(), b,
-                         with.b.get(), &beta, d, with.d.get(), d, with.d.get(), &with.algorithm,
-                         workspace_, std::size_t(workspace_bytes), stream_),
+    check(cublasLtMatmul(library_.get(), with.description.get(), &alpha, on.a, with.a.get(), on.b,
+                         with.b.get(), &beta, on.d, with.d.get(), on.d, with.d.get(),
+                         &with.algorithm, stream_.library_workspace(),
+                         std::size_t(library_workspace_bytes), stream_.handle()),
           "cublasLtMatmul");
+    return true;
+  }
+  void run(const ProductShape& shape, const ProductOperands& on) {
+    if (!try_to_run(shape, on)) check(CUBLAS_STATUS_NOT_SUPPORTED, "choice of an algorithm");
   }
 
   /// How many shapes were met so far.
@@ -84,21 +100,23 @@ class Products {
     Description description;
     Layout a, b, d;
     cublasLtMatmulAlgo_t algorithm{};
+    bool is_offered = false;
   };
 
-  const Prepared& prepared(const ProductShape& shape) {
+  const Prepared& prepared(const ProductShape& shape, const ProductOperands& on) {
     const auto found = prepared_.find(shape);
     return found != prepared_.end() ? found->second
-                                    : prepared_.emplace(shape, prepare(shape)).first->second;
+                                    : prepared_.emplace(shape, prepare(shape, on)).first->second;
   }
 
-  Prepared prepare(const ProductShape& s) const {
+  Prepared prepare(const ProductShape& s, const ProductOperands& on) const {
     Prepared p;
     p.description = describe(s);
+    point(p.description, s.epilogue, on);  // the heuristic looks at the pointers' presence
     p.a = lay_out(s.operand, s.transpose_a ? s.k : s.m, s.transpose_a ? s.m : s.k);
     p.b = lay_out(s.operand, s.transpose_b ? s.n : s.k, s.transpose_b ? s.k : s.n);
     p.d = lay_out(s.result, s.m, s.n);
-    p.algorithm = choose(p);
+    choose(p);
     return p;
   }
 
@@ -110,8 +128,31 @@ class Products {
     Description description(handle);
     set(description, CUBLASLT_MATMUL_DESC_TRANSA, s.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(description, CUBLASLT_MATMUL_DESC_TRANSB, s.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
-    if (s.bias) set(description, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+    set(description, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue_of(s.epilogue));
+    if (has_aux(s.epilogue))
+      set(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, std::int64_t{s.m});
     return description;
+  }
+
+  static cublasLtEpilogue_t epilogue_of(Epilogue e) {
+    switch (e) {
+      case Epilogue::bias:
+        return CUBLASLT_EPILOGUE_BIAS;
+      case Epilogue::bias_gelu:
+        return CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
+      case Epilogue::gelu_slope:
+        return CUBLASLT_EPILOGUE_DGELU;
+      case Epilogue::sums_of_b:
+        return CUBLASLT_EPILOGUE_BGRADB;
+      default:
+        return CUBLASLT_EPILOGUE_DEFAULT;
+    }
+  }
+  static bool has_aux(Epilogue e) { return e == Epilogue::bias_gelu || e == Epilogue::gelu_slope; }
+  static void point(const Description& at, Epilogue e, const ProductOperands& on) {
+    if (e != Epilogue::none && e != Epilogue::gelu_slope)
+      set(at, CUBLASLT_MATMUL_DESC_BIAS_POINTER, on.bias);
+    if (has_aux(e)) set(at, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, on.aux);
   }
 
   static Layout lay_out(cudaDataType type, int rows, int cols) {
@@ -121,23 +162,25 @@ class Products {
     return Layout(handle);
   }
 
-  cublasLtMatmulAlgo_t choose(const Prepared& p) const {
+  void choose(Prepared& p) const {
     cublasLtMatmulPreference_t handle = nullptr;
     check(cublasLtMatmulPreferenceCreate(&handle), "cublasLtMatmulPreferenceCreate");
     const Preference preference(handle);
-    prefer(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::size_t(workspace_bytes));
+    prefer(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+           std::size_t(library_workspace_bytes));
     for (const auto operand :
          {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
           CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
       prefer(preference, operand, std::uint32_t(alignment));
     cublasLtMatmulHeuristicResult_t result{};
     int found = 0;
-    check(
+    const cublasStatus_t status =
         cublasLtMatmulAlgoGetHeuristic(library_.get(), p.description.get(), p.a.get(), p.b.get(),
-                                       p.d.get(), p.d.get(), preference.get(), 1, &result, &found),
-        "cublasLtMatmulAlgoGetHeuristic");
-    check(found == 1 ? result.state : CUBLAS_STATUS_NOT_SUPPORTED, "choice of an algorithm");
-    return result.algo;
+                                       p.d.get(), p.d.get(), preference.get(), 1, &result, &found);
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED) check(status, "cublasLtMatmulAlgoGetHeuristic");
+    p.is_offered =
+        status == CUBLAS_STATUS_SUCCESS && found == 1 && result.state == CUBLAS_STATUS_SUCCESS;
+    p.algorithm = result.algo;
   }
 
   template <class V>
@@ -153,10 +196,9 @@ class Products {
 
   static constexpr int alignment = 16;  // of every tensor of a plan, at least
 
-  cudaStream_t stream_;
+  const DeviceStream& stream_;
   bool tf32_;
   Library library_;
-  void* workspace_ = nullptr;
   std::map<ProductShape, Prepared> prepared_;
 };
 
@@ -173,22 +215,22 @@ template <class T> const void* operand_of(const Weight<T>& weight) {
                 "Plan weight copies: set precision.compute = bf16 or fp16 in the policy");
 }
 
-/// z^T (out, rows) = W x^T.
+/// z^T (out, rows) = W x^T + bias.
 template <class T> ProductShape shape_of(const LinearForward<T>& call) {
-  return {call.weight.out, call.rows,       call.weight.in,  true, false,
-          data_type_of<T>, data_type_of<T>, true /* bias */, false};
+  return {call.weight.out, call.rows,       call.weight.in,  true,
+          false,           data_type_of<T>, data_type_of<T>, Epilogue::bias};
 }
 
 /// dx^T (in, rows) (+)= W^T dz^T.
 template <class T, class DX> ProductShape shape_of(const LinearBackwardInput<T, DX>& call) {
-  return {call.weight.in,   call.rows, call.weight.out,      false, false, data_type_of<T>,
-          data_type_of<DX>, false,     call.accumulate_input};
+  return {call.weight.in,   call.rows,      call.weight.out,      false, false, data_type_of<T>,
+          data_type_of<DX>, Epilogue::none, call.accumulate_input};
 }
 
 /// d_weight^T (in, out) (+)= x^T dz.
 template <class T, class G> ProductShape shape_of(const LinearBackwardWeight<T, G>& call) {
-  return {call.in,         call.out,        call.rows, false,          true,
-          data_type_of<T>, data_type_of<G>, false,     call.accumulate};
+  return {call.in,         call.out,        call.rows,      false,          true,
+          data_type_of<T>, data_type_of<G>, Epilogue::none, call.accumulate};
 }
 
 }  // namespace ctrain::cuda
