@@ -129,10 +129,10 @@ constexpr void add(Hash& h, const Event& e) {
 template <int Stages, int Capacity>
 constexpr std::uint64_t hash_of(const Schedule<Stages, Capacity>& s) {
   Hash h;
-  for (const int number :
-       {s.split.grid.data, s.split.grid.tensor, s.split.grid.pipeline, s.split.zero.stage,
-        s.split.micro_batches, s.split.layers, int(s.split.sequence)})
-    h.add(std::uint64_t(number));
+  const int numbers[] = {s.split.grid.data,    s.split.grid.tensor,   s.split.grid.pipeline,
+                         s.split.zero.stage,   s.split.micro_batches, s.split.layers,
+                         int(s.split.sequence)};  // named: nvcc 13 stumbles over a list in a loop
+  for (const int number : numbers) h.add(std::uint64_t(number));
   for (const StageTable<Capacity>& table : s.tables) {
     for (const Section& section : table.sections)
       h.add(std::uint64_t(section.first))

@@ -1,3 +1,4 @@
+#include <ctrain/backend/comm/cards.hpp>
 #include <ctrain/backend/comm/rendezvous.hpp>
 
 #include <catch2/catch.hpp>
@@ -120,4 +121,25 @@ TEST_CASE("comm.rendezvous.variables_are_checked") {
   const RankVariables v = rank_variables();
   CHECK(
       (v.rank == 1 && v.ranks == 2 && v.local_rank == 1 && v.master == "node0" && v.port == 1234));
+}
+
+TEST_CASE("comm.cards.ranks_of_a_host_take_one_each") {
+  const std::vector<std::string> hosts{"a", "b", "a", "b", "a"};
+  CHECK(card_of(hosts, 0) == 0);
+  CHECK(card_of(hosts, 3) == 1);
+  CHECK(card_of(hosts, 4) == 2);
+  CHECK_NOTHROW(require_a_card_for_each_rank(hosts, 3, 2));
+  CHECK_THROWS_WITH(require_a_card_for_each_rank(hosts, 2, 2),
+                    "rank 2: host a has 2 cards for 3 ranks. Start at most one rank per card");
+}
+
+TEST_CASE("comm.cards.every_rank_tells_its_host") {
+  const auto faults = on_ranks(2, -1, 20, [](Rendezvous& meeting) {
+    const std::vector<std::string> hosts = hosts_of_ranks(meeting);
+    if (hosts.size() != 2 || hosts[0] != hosts[1] || hosts[0].empty())
+      throw std::runtime_error("not one host");
+    require_a_card_for_each_rank(meeting, 1);
+  });
+  for (const std::string& fault : faults)
+    CHECK(fault.find(" has 1 cards for 2 ranks. Start at most one rank per card") != fault.npos);
 }

@@ -123,12 +123,14 @@ class Cuda {
   }
   template <class T, class G> void submit(const LinearBackwardWeight<T, G>& call) {
     cuda::ProductShape shape = cuda::shape_of(call);
+    // named: nvcc 13 loses a semicolon after a braced argument here
+    const cuda::ProductOperands on{call.x, call.dz, call.d_weight, call.d_bias};
     if (options_.epilogues && std::same_as<G, float> && !call.accumulate) {
       shape.epilogue = cuda::Epilogue::sums_of_b;
-      if (products_.try_to_run(shape, {call.x, call.dz, call.d_weight, call.d_bias})) return;
+      if (products_.try_to_run(shape, on)) return;
       shape.epilogue = cuda::Epilogue::none;
     }
-    products_.run(shape, {call.x, call.dz, call.d_weight});
+    products_.run(shape, on);
     cuda::add_column_sums(call, stream_);
   }
 
