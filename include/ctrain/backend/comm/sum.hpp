@@ -1,0 +1,29 @@
+/// \file  Adds what another rank sent to what this one has.   floor 5: backend
+#pragma once
+
+#include <ctrain/core/floating.hpp>
+#include <ctrain/core/units.hpp>
+
+namespace ctrain {
+
+/// own[i] += received[i]: in float, rounded once, the same bits on every machine. (Runs of constant
+/// length are what g++ -O2 makes vectors of.)
+template <class T> void add_into(T* own, const T* received, std::int64_t count) {
+  constexpr int run = 64;
+  std::int64_t i = 0;
+  for (; i + run <= count; i += run)
+    for (int j = 0; j < run; ++j) own[i + j] = T(float(own[i + j]) + float(received[i + j]));
+  for (; i < count; ++i) own[i] = T(float(own[i]) + float(received[i]));
+}
+
+/// The same on bytes that hold elements of that type: fp32, bf16 or fp16.
+inline void add_into(void* own, const void* received, bytes size, DType element) {
+  const auto add = [&]<class T>(T* to) {
+    add_into(to, static_cast<const T*>(received), size / bytes(sizeof(T)));
+  };
+  if (element == DType::fp32) return add(static_cast<float*>(own));
+  if (element == DType::bf16) return add(static_cast<bf16*>(own));
+  add(static_cast<fp16*>(own));
+}
+
+}  // namespace ctrain
