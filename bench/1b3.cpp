@@ -68,13 +68,13 @@ int main(int argc, char** argv) try {
   }
   const std::vector<double> warm(seconds.begin() + std::min(2, steps - 1), seconds.end());
   const double resident = double(usage().ru_maxrss) * 1024 / double(GiB),
-               arena = double(trainer.plan.arena()) / double(GiB);
+               arena = double(trainer.plan().arena()) / double(GiB);
   const double peak = cpu::measured_peak(DType::bf16, trainer.backend().workers());
   std::printf(
       "median %.3f s a step, least %.3f; resident %.2f GiB, arena %.2f GiB planned, high-water %s; "
       "%ld page faults in %zu steps after the second; peak %.0f GFLOP/s\n",
       median(warm), least(warm), resident, arena,
-      trainer.arena().high_water() == trainer.plan.arena() ? "equal" : "NOT equal", all_faults,
+      trainer.arena().high_water() == trainer.plan().arena() ? "equal" : "NOT equal", all_faults,
       warm.size(), peak / 1e9);
   options.write({{"median_seconds", median(warm)},
                  {"least_seconds", least(warm)},
@@ -82,7 +82,7 @@ int main(int argc, char** argv) try {
                  {"losses", losses},
                  {"tokens", tokens},
                  {"resident_GiB", resident},
-                 {"arena_bytes", trainer.plan.arena()},
+                 {"arena_bytes", trainer.plan().arena()},
                  {"page_faults_after_warm_up", all_faults},
                  {"peak_gflops", peak / 1e9}});
   return 0;

@@ -5,15 +5,17 @@
 
 #include <cstdint>
 
-/// `sentences` sentences of `length` tokens each, random ids below `vocabulary`, the same every
+/// `each` sentences of `length` tokens each, random ids below `vocabulary`, the same every
 /// time.
 struct EqualSentences {
-  int sentences = 0, length = 0, vocabulary = 0;
+  int each = 0, length = 0, vocabulary = 0;
 
-  bool fill(ctrain::BatchView& b, std::uint32_t first_ordinal) const {
+  int open(int count) const { return count; }
+  int sentences(int) const { return each; }
+  void fill(int, ctrain::BatchView& b, std::uint32_t first_ordinal) const {
     b.rows = b.sentences = 0;
     std::uint32_t random = 12345;
-    for (int s = 0; s < sentences; ++s) {
+    for (int s = 0; s < each; ++s) {
       b.first_row[s] = b.rows;
       b.lengths[s] = length;
       b.labels[s] = s % 2;
@@ -25,8 +27,7 @@ struct EqualSentences {
         b.row_keys[b.rows] = (first_ordinal + std::uint32_t(s)) * 512 + std::uint32_t(i);
       }
     }
-    b.sentences = sentences;
-    b.first_row[sentences] = b.rows;
-    return true;
+    b.sentences = each;
+    b.first_row[each] = b.rows;
   }
 };

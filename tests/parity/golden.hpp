@@ -65,9 +65,9 @@ struct Feed {
   const ctrain::Batch& shape;
   bool done = false;
 
-  bool fill(ctrain::BatchView& b, std::uint32_t) {
-    if (done) return false;
-    done = true;
+  int open(int) { return done ? 0 : (done = true); }
+  int sentences(int) const { return int(source.labels.size()); }
+  void fill(int, ctrain::BatchView& b, std::uint32_t) {
     b.rows = b.sentences = 0;
     for (std::size_t s = 0; s < source.labels.size(); ++s) {
       const int length = int(source.lengths[s]), rows = shape.packed() ? length : shape.length;
@@ -85,7 +85,6 @@ struct Feed {
     b.first_row[b.sentences] = b.rows;
     for (; b.rows % 16 != 0; ++b.rows)
       b.token_ids[b.rows] = b.token_types[b.rows] = b.positions[b.rows] = 0, b.row_keys[b.rows] = 0;
-    return true;
   }
 };
 

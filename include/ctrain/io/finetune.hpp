@@ -290,7 +290,7 @@ template <HasPolicy P, Backend B> class FineTuning {
         "{} parameters; {} training, {} validation, {} test pairs; arena {:.2f} GiB of {:.2f} GiB; "
         "peak {:.0f} GFLOP/s in {}; logs in {}\n",
         policy_parameters(), data_.train.size(), data_.validation.size(), data_.test.size(),
-        double(trainer_.plan.arena()) / double(GiB), double(policy.device.memory) / double(GiB),
+        double(trainer_.plan().arena()) / double(GiB), double(policy.device.memory) / double(GiB),
         peak_ / 1e9, *flags_.precision == "32" ? "fp32" : "bf16", log_->directory().path.string());
     std::fflush(stdout);
   }
@@ -412,7 +412,7 @@ template <HasPolicy P, Backend B> class FineTuning {
       require_finite_outputs();
       const auto predicted = trainer_.step().predictions();
       for (std::size_t s = 0; s < predicted.size(); ++s) {
-        const auto sample = std::size_t(sampler.latest()[s]);
+        const auto sample = std::size_t(sampler.samples(0)[s]);
         e.predictions[sample] = predicted[s];
         e.matrix.add(data.labels[sample], predicted[s]);
       }

@@ -22,20 +22,11 @@ namespace ctrain {
 
 // vocabulary -------------------------------------------------------------------------------------
 
-/// The samples that are this rank's: those at `rank`, `rank + ranks`, … of the epoch's order.
-/// `repeat` (training) makes all shares equal by taking the first samples again, as PyTorch's
-/// DistributedSampler does; without it (evaluation) no sample counts twice.
-struct Share {
-  int rank = 0;
-  int ranks = 1;
-  bool repeat = false;
-};
-
 /// Where a sampler stands. Saved with a checkpoint, it continues the epoch with the next sample.
 struct SamplerPosition {
   std::int64_t epoch = 0;
   std::int64_t batch = 0;   // micro-batches of the epoch already taken
-  std::int64_t sample = 0;  // samples of this rank's share already taken
+  std::int64_t sample = 0;  // samples already taken
   friend constexpr bool operator==(const SamplerPosition&, const SamplerPosition&) = default;
 };
 
@@ -66,29 +57,28 @@ inline void shuffle(std::span<std::int32_t> order, std::uint64_t seed, std::int6
 /// Cuts an epoch into micro-batches of the policy's shape. Padded: `sentences` samples, each in
 /// `length` rows. Packed: samples in order, end to end, until the next would not fit into
 /// `packed_tokens` rows or would be one sentence too many. The cut depends on the data, the seed,
-/// the epoch and the shape only. All ranks make the same number of micro-batches; one whose share
-/// needs fewer (packed, or an evaluation set that does not divide) ends with empty ones.
+/// the epoch and the shape only, so all ranks make the same micro-batches; each fills those that
+/// are its own, no sample counts twice, and a step of many ranks is that of one. (PyTorch's
+/// DistributedSampler deals samples instead, and repeats some so that all ranks get as many.)
 class Sampler {
  public:
   /// A `seed` shuffles every epoch anew; without one the order is the file's. Keeps a reference to
-  /// `data`. Throws Error if there is no sample, a sample does not fit, or the share makes no
-  /// sense.
-  Sampler(const Dataset& data, const Batch& shape, std::optional<std::uint64_t> seed = {},
-          Share share = {})
-      : data_(data), shape_(shape), seed_(seed), share_(share) {
+  /// `data`. Throws Error if there is no sample or a sample does not fit.
+  Sampler(const Dataset& data, const Batch& shape, std::optional<std::uint64_t> seed = {})
+      : data_(data), shape_(shape), seed_(seed) {
     check_shape();
     check_samples();
     start({});
   }
 
-  /// Samples of this rank's share in one epoch.
-  std::int64_t samples() const { return samples_of(share_.rank); }
+  /// Samples of one epoch.
+  std::int64_t samples() const { return data_.size(); }
 
   /// Micro-batches of an epoch.
   std::int64_t batches(std::int64_t epoch) const {
     std::vector<std::int32_t> order(std::size_t(data_.size()));
     arrange(epoch, order);
-    return batches(order);
+    return count_cuts(order, 0);
   }
 
   /// Goes to a position: `{epoch}` for the start of an epoch, or where a checkpoint stood. If
@@ -104,15 +94,8 @@ class Sampler {
     order_.resize(std::size_t(data_.size()));
     arrange(at.epoch, order_);
     position_ = at;
-    total_ = batches(order_);
-    if (cut_before(at.batch) == at.sample) return;
-    if (share_.ranks > 1)
-      throw Error(
-          data_.source,
-          "the saved position (sample " + std::to_string(at.sample) +
-              ") is not the start of a micro-batch of this shape",
-          "Resume on several ranks with the batch shape, seed and rank count of the checkpoint");
-    total_ = at.batch + count_cuts(order_, share_.rank, at.sample);
+    opened_.clear();
+    total_ = at.batch + count_cuts(order_, at.sample);
   }
 
   /// The same under another seed, which a resumed run takes over from its checkpoint.
@@ -126,38 +109,52 @@ class Sampler {
   /// Micro-batches of the present epoch.
   std::int64_t batches() const { return total_; }
 
-  /// Dataset indices of the samples that the latest fill() took.
-  std::span<const std::int32_t> latest() const { return latest_; }
+  /// Takes the next `count` micro-batches of the epoch, or as many as there are; returns how many.
+  int open(int count) {
+    opened_.clear();
+    for (int i = 0; i < count && position_.batch < total_; ++i, ++position_.batch) {
+      const std::int64_t end = next_cut(order_, position_.sample);
+      opened_.push_back({position_.sample, end});
+      position_.sample = end;
+    }
+    return int(opened_.size());
+  }
+  /// Dataset indices of the samples of the i-th micro-batch opened.
+  std::span<const std::int32_t> samples(int i) const {
+    const Cut& cut = opened_[std::size_t(i)];
+    return std::span(order_).subspan(std::size_t(cut.begin), std::size_t(cut.end - cut.begin));
+  }
+  int sentences(int i) const { return int(samples(i).size()); }
 
-  /// Writes the next micro-batch into the buffers of `batch`; false, and nothing written, when the
-  /// epoch is over. `first_ordinal` is the number of sentences in the earlier micro-batches of the
-  /// same optimizer step. The buffers hold the policy's bounds; `rows` becomes a multiple
-  /// of the shape's row_step(), or the bound itself.
-  bool fill(BatchView& batch, std::uint32_t first_ordinal = 0) {
-    if (position_.batch >= total_) return false;
-    const std::int64_t end = next_cut(order_, share_.rank, position_.sample);
-    if (std::int64_t{first_ordinal} + (end - position_.sample) > most_sentences)
+  /// Writes the i-th micro-batch opened into the buffers of `batch`. `first_ordinal` is the number
+  /// of sentences in the earlier micro-batches of the same optimizer step. The buffers hold the
+  /// policy's bounds; `rows` becomes a multiple of the shape's row_step(), or the bound itself.
+  void fill(int i, BatchView& batch, std::uint32_t first_ordinal) const {
+    if (std::int64_t{first_ordinal} + sentences(i) > most_sentences)
       throw Error(
           "accumulation",
           "one optimizer step has more than " + std::to_string(most_sentences) + " sentences",
           "Accumulate fewer micro-batches");
     batch.sentences = 0;
     batch.rows = 0;
-    latest_.clear();
-    for (; position_.sample < end; ++position_.sample) {
-      latest_.push_back(sample_at(order_, share_.rank, position_.sample));
-      append(batch, latest_.back(), first_ordinal);
-    }
+    for (const std::int32_t sample : samples(i)) append(batch, sample, first_ordinal);
     batch.first_row[batch.sentences] = batch.rows;
     fill_up(batch);
-    ++position_.batch;
+  }
+  /// Opens and writes one; false, and nothing written, when the epoch is over.
+  bool fill(BatchView& batch, std::uint32_t first_ordinal = 0) {
+    if (open(1) == 0) return false;
+    fill(0, batch, first_ordinal);
     return true;
   }
 
  private:
   static constexpr std::int64_t most_sentences = (std::int64_t{1} << 32) / longest_sequence;
 
-  // shape and share
+  /// Samples of a micro-batch, by their places in the epoch's order.
+  struct Cut {
+    std::int64_t begin = 0, end = 0;
+  };
 
   void check_shape() const {
     const bool good = shape_.length > 0 && shape_.length <= longest_sequence &&
@@ -168,10 +165,6 @@ class Sampler {
       throw Error("policy.batch", "no micro-batch has this shape",
                   "Set length from 1 to " + std::to_string(longest_sequence) +
                       ", and packed_tokens or sentences above 0");
-    if (share_.ranks < 1 || share_.rank < 0 || share_.rank >= share_.ranks)
-      throw Error("rank " + std::to_string(share_.rank),
-                  "is not one of " + std::to_string(share_.ranks) + " ranks",
-                  "Number the ranks from 0");
   }
 
   int longest_sample() const {
@@ -193,12 +186,6 @@ class Sampler {
                     "Encode with max_length " + std::to_string(longest_sample()) + " or less");
   }
 
-  /// Samples of a rank's share.
-  std::int64_t samples_of(int rank) const {
-    const std::int64_t spare = share_.repeat ? share_.ranks - 1 : share_.ranks - 1 - rank;
-    return (data_.size() + spare) / share_.ranks;
-  }
-
   // order and cuts
 
   void arrange(std::int64_t epoch, std::span<std::int32_t> order) const {
@@ -208,40 +195,22 @@ class Sampler {
       std::iota(order.begin(), order.end(), 0);
   }
 
-  std::int32_t sample_at(std::span<const std::int32_t> order, int rank, std::int64_t i) const {
-    return order[std::size_t((i * share_.ranks + rank) % std::int64_t(order.size()))];
-  }
-
-  /// Where the micro-batch that starts with the `begin`th sample of a rank ends.
-  std::int64_t next_cut(std::span<const std::int32_t> order, int rank, std::int64_t begin) const {
-    const std::int64_t most = std::min(samples_of(rank), begin + shape_.sentence_bound());
+  /// Where the micro-batch that starts with the `begin`th sample ends.
+  std::int64_t next_cut(std::span<const std::int32_t> order, std::int64_t begin) const {
+    const std::int64_t most = std::min(samples(), begin + shape_.sentence_bound());
     if (!shape_.packed()) return most;
     std::int64_t end = begin;
     for (std::int64_t rows = 0; end < most; ++end) {
-      rows += data_.length(sample_at(order, rank, end));
+      rows += data_.length(order[std::size_t(end)]);
       if (rows > shape_.packed_tokens) break;
     }
     return end;
   }
 
-  std::int64_t count_cuts(std::span<const std::int32_t> order, int rank, std::int64_t begin) const {
+  std::int64_t count_cuts(std::span<const std::int32_t> order, std::int64_t begin) const {
     std::int64_t count = 0;
-    for (; begin < samples_of(rank); begin = next_cut(order, rank, begin)) ++count;
+    for (; begin < samples(); begin = next_cut(order, begin)) ++count;
     return count;
-  }
-
-  std::int64_t batches(std::span<const std::int32_t> order) const {
-    std::int64_t most = 0;
-    for (int rank = 0; rank < share_.ranks; ++rank)
-      most = std::max(most, count_cuts(order, rank, 0));
-    return most;
-  }
-
-  /// The first sample of this rank's `batch`th micro-batch.
-  std::int64_t cut_before(std::int64_t batch) const {
-    std::int64_t sample = 0;
-    for (; batch > 0 && sample < samples(); --batch) sample = next_cut(order_, share_.rank, sample);
-    return sample;
   }
 
   // the copy
@@ -282,9 +251,8 @@ class Sampler {
   const Dataset& data_;
   Batch shape_;
   std::optional<std::uint64_t> seed_;
-  Share share_;
-  std::vector<std::int32_t> order_;  // of the epoch, all ranks
-  std::vector<std::int32_t> latest_;
+  std::vector<std::int32_t> order_;  // of the epoch
+  std::vector<Cut> opened_;
   SamplerPosition position_;
   std::int64_t total_ = 0;
 };

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <ctrain/model/parameters.hpp>
-#include <ctrain/policy/policy.hpp>
 #include <ctrain/policy/grid.hpp>
+#include <ctrain/policy/policy.hpp>
 
 #include <cstdint>
 #include <string_view>
@@ -45,6 +45,20 @@ struct StageLayout {
     while (i + 1 < buckets.size && !buckets.rows[i].has(unit)) ++i;
     return i;
   }
+  /// First element of a bucket among a stage's: in the order of the model, so that one rank holds
+  /// the flat vector. Its shard among the shards: that, divided by the data ranks.
+  constexpr std::int64_t start_of(int bucket) const {
+    std::int64_t sum = 0;
+    for (int i = buckets.size - 1; i > bucket; --i) sum += buckets.rows[i].elements;
+    return sum;
+  }
+  constexpr std::int64_t largest_bucket() const {
+    std::int64_t most = 0;
+    for (int i = 0; i < buckets.size; ++i)
+      if (buckets.rows[i].elements > most) most = buckets.rows[i].elements;
+    return most;
+  }
+  constexpr bool has(int unit) const { return unit >= first && unit < first + units; }
   constexpr std::int64_t elements() const {
     std::int64_t sum = 0;
     for (int i = 0; i < buckets.size; ++i) sum += buckets.rows[i].elements;
@@ -78,6 +92,18 @@ constexpr std::int64_t unit_elements(const ParameterTable& t, Segment segment, i
   for (int i = 0; i < t.rows.size; ++i)
     if (t.rows.rows[i].segment == segment)
       sum += round_up(elements_on_rank(t.rows.rows[i], tensor), 16);
+  return sum;
+}
+
+/// The part of the model that a unit is.
+constexpr Segment segment_of(const ParameterTable& t, int unit) {
+  return unit == 0 ? Segment::embedding : unit > t.layers ? Segment::head : Segment::block;
+}
+/// Elements before a unit in its bucket.
+constexpr std::int64_t offset_in_bucket(const ParameterTable& t, const Bucket& bucket, int tensor,
+                                        int unit) {
+  std::int64_t sum = 0;
+  for (int u = bucket.first; u < unit; ++u) sum += unit_elements(t, segment_of(t, u), tensor);
   return sum;
 }
 

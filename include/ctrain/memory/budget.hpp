@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 namespace ctrain {
 
@@ -167,17 +168,42 @@ template <class P> struct GraphOf {
                 "internal: a parameter has no gradient, or two");
 };
 
-/// The plan of a policy, its proofs, and its verdict. Each category is the base of the next, so the
-/// compiler's own backtrace prints them as a table, the most tunable ones next to the message.
-template <class P> struct PlanOf {
-  static constexpr MemoryPlan plan = plan_memory(GraphOf<P>::graph, P::policy);
-  static constexpr bool fits = plan.total() <= P::policy.device.memory;
+/// The plan of one rank of a pipeline stage, and its proofs.
+template <class P, int Stage> struct PlanOfStage {
+  static constexpr MemoryPlan plan = plan_memory(GraphOf<P>::graph, P::policy, Stage);
 
-  static_assert(no_live_tensors_overlap(GraphOf<P>::graph, P::policy, plan),
+  static_assert(no_live_tensors_overlap(GraphOf<P>::graph, P::policy, plan, Stage),
                 "internal: two live tensors overlap");
   static_assert(blocks_chain(GraphOf<P>::graph, plan, P::policy), "internal: blocks do not chain");
   static_assert(regions_tile_the_arena(plan),
                 "internal: regions of the arena overlap or leave a gap");
+};
+
+/// The plans of a policy's pipeline stages, and the verdict on `plan`, that of the rank that needs
+/// most. Each category is the base of the next, so the compiler's own backtrace prints them as a
+/// table, the most tunable ones next to the message.
+template <class P> struct PlanOf {
+  static constexpr int stages = P::policy.parallel.pipeline;
+
+ private:
+  template <int... Stage>
+  static constexpr Table<MemoryPlan, stages> plan_all(std::integer_sequence<int, Stage...>) {
+    Table<MemoryPlan, stages> all;
+    (all.add(PlanOfStage<P, Stage>::plan), ...);
+    return all;
+  }
+  static constexpr int largest(const Table<MemoryPlan, stages>& all) {
+    int most = 0;
+    for (int i = 1; i < stages; ++i)
+      if (all.rows[i].total() > all.rows[most].total()) most = i;
+    return most;
+  }
+
+ public:
+  static constexpr Table<MemoryPlan, stages> of_stage =
+      plan_all(std::make_integer_sequence<int, stages>{});
+  static constexpr MemoryPlan plan = of_stage.rows[largest(of_stage)];
+  static constexpr bool fits = plan.total() <= P::policy.device.memory;
 
  private:
   template <bool Fits, class Q> struct verdict_of { using type = say::memory_budget_met; };
@@ -193,8 +219,9 @@ template <class P> struct PlanOf {
   template <class Size> struct activations : verdict_of<fits, P>::type {};
   template <class Size> struct workspace : activations<say::gib<plan.activations()>> {};
   template <class Size> struct weight_copies : workspace<say::gib<plan.workspace()>> {};
+  template <class Size> struct communication : weight_copies<say::gib<plan.weight_copies.size>> {};
   template <class Size>
-  struct optimizer_state : weight_copies<say::gib<plan.weight_copies.size>> {};
+  struct optimizer_state : communication<say::gib<plan.communication.size>> {};
   template <class Size> struct gradients : optimizer_state<say::gib<plan.optimizer_state()>> {};
   template <class Size> struct parameters : gradients<say::gib<plan.gradients.size>> {};
   template <class Size> struct batch_and_runtime : parameters<say::gib<plan.parameters.size>> {};

@@ -3,6 +3,7 @@
 
 #include <ctrain/core/table.hpp>
 #include <ctrain/core/units.hpp>
+#include <ctrain/memory/split.hpp>
 #include <ctrain/model/graph.hpp>
 #include <ctrain/policy/policy.hpp>
 
@@ -11,7 +12,9 @@ namespace ctrain {
 // The timeline has one instance of the block, the last one: embedding, block and head forward;
 // head, block and embedding backward. That is the moment at which memory is scarcest, since every
 // other block's saved tensors are alive then; for the other blocks the same addresses are free a
-// fortiori.
+// fortiori. A pipeline's stage has some of this, and moments at which it takes a stream and hands
+// one on; where it works on several micro-batches in turn, whatever one keeps from its forward to
+// its backward is kept throughout.
 
 /// Ops [first, last] during which a value must be kept.
 struct Interval {
@@ -28,6 +31,10 @@ struct Lifetime {
   bool written_by_block = false;  // in forward
   bool written_again = false;     // in backward, by a recomputed op or as a workspace
   bool read_by_backward = false;  // of the block, as forward wrote it: each block keeps its own
+  bool written_by_head = false;   // in forward
+  bool read_later = false;        // by any backward, as forward wrote it
+  bool made_for_weights = false;  // a gradient that a product for a weight reads
+  bool kept = false;              // each micro-batch in flight has its own
 
   constexpr bool overlaps(const Lifetime& other) const {
     for (int i = 0; i < lives.size; ++i)
@@ -85,11 +92,23 @@ struct Walker {
     return out.rows.rows[i];
   }
 
+  /// A tensor that comes from, or goes to, another stage at this moment.
+  constexpr void come(Operand x) {
+    row_of(x, graph.forward_block).lives.add({out.length, out.length});
+    ++out.length;
+  }
+  constexpr void go(Operand x) {
+    Lifetime& l = row_of(x, graph.forward_block);
+    l.lives.rows[l.lives.size - 1].last = out.length++;
+  }
+
   constexpr void walk(const Program& program, bool backward) {
     for (int i = 0; i < program.ops.size; ++i, ++out.length) {
       const Op& op = program.ops.rows[i];
       for (const Operand& x : op.inputs)
         if (x.tensor != no_tensor) touch(row_of(x, program), program, backward);
+      if (op.kind == OpKind::linear_backward_weight)
+        row_of(op.inputs[0], program).made_for_weights = true;
       for (int k = 0; k < 3; ++k) {
         const Operand y = op.outputs[k];
         if (y.tensor == no_tensor) continue;
@@ -112,10 +131,12 @@ struct Walker {
     l.lives.add({out.length, out.length});
     if (!backward && program.segment == Segment::block) l.written_by_block = true;
     if (!backward && program.segment == Segment::embedding) l.written_by_embedding = true;
+    if (!backward && program.segment == Segment::head) l.written_by_head = true;
     if (backward) l.written_again = true;
   }
   constexpr void touch(Lifetime& l, const Program& program, bool backward) {
     l.lives.rows[l.lives.size - 1].last = out.length;
+    if (backward && !l.written_again) l.read_later = true;
     if (backward && program.segment == Segment::block && !l.written_again)
       l.read_by_backward = true;
   }
@@ -138,23 +159,43 @@ constexpr void merge_streams(Lifetimes& l, const Graph& g) {
   --l.rows.size;
 }
 
-/// Lives of every tensor of a step. Losses and predictions live to the end: the host reads them
-/// then.
-constexpr Lifetimes lifetimes_of(const Graph& g, const Policy& p) {
+/// Where a stage has several micro-batches in flight, everything that one has made for its
+/// backward, or for products that come later still, lives throughout.
+constexpr void keep_for_each_micro_batch(Lifetimes& l, const Graph& g, bool weights_later) {
+  for (int i = 0; i < l.rows.size; ++i) {
+    Lifetime& row = l.rows.rows[i];
+    row.kept = row.read_later || g.tensors.rows[row.tensor].is_stream ||
+               (weights_later && row.made_for_weights);
+    if (!row.kept) continue;
+    row.lives = {};
+    row.lives.add({0, l.length - 1});
+  }
+}
+
+/// Lives of every tensor of a step of one pipeline stage. Losses and predictions live to the end:
+/// the host reads them then.
+constexpr Lifetimes lifetimes_of(const Graph& g, const Policy& p, int stage = 0) {
+  const Split split = split_of(p);
+  const bool first = stage == 0, last = stage + 1 == split.grid.pipeline;
   lifetimes::Walker w{g, p};
-  w.walk(g.forward_embedding, false);
+  if (first) w.walk(g.forward_embedding, false);
+  if (!first) w.come({g.stream});
   w.walk(g.forward_block, false);
-  w.walk(g.forward_head, false);
-  w.walk(g.backward_head, true);
+  if (last) w.walk(g.forward_head, false);
+  if (last) w.walk(g.backward_head, true);
+  if (!last) w.go({g.stream, 1}), w.come({g.d_stream});
   if (p.recompute == Recompute::full) w.walk(g.recompute_block, true);
   w.walk(g.backward_block, true);
-  w.walk(g.backward_embedding, true);
+  if (first) w.walk(g.backward_embedding, true);
+  if (!first) w.go({g.d_stream});
   const Op& loss = g.forward_head.ops.rows[g.forward_head.ops.size - 1];
-  for (int k = 0; k < 2; ++k) {
+  for (int k = 0; last && k < 2; ++k) {
     Lifetime& l = w.row_of(loss.outputs[k], g.forward_head);
     l.lives.rows[l.lives.size - 1].last = w.out.length - 1;
   }
   merge_streams(w.out, g);
+  if (split.grid.pipeline > 1)
+    keep_for_each_micro_batch(w.out, g, split.order == PipelineOrder::zero_bubble);
   return w.out;
 }
 

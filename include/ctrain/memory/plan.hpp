@@ -17,24 +17,31 @@ struct Region {
   constexpr bytes end() const { return offset + size; }
 };
 
-/// Where a tensor stands. `per_block`: instance i is at offset + i * slot.
+/// Where a tensor stands. `per_block`: instance i is at offset + i * slot. `kept`: that of the j-th
+/// micro-batch in flight is at offset + j * micro_batch.
 struct Placement {
   bytes offset = -1;  // from the start of the arena
   bytes size = 0;
   bool per_block = false;
+  bool kept = false;
 };
 
-/// One arena: [parameters | gradients | moments | copies | batch | blocks' slots ... last slot and
-/// everything short-lived, overlaid]. A slot holds a block's input and what its backward reads.
+/// One rank's arena: [parameters | gradients | moments | copies | batches | communication | blocks'
+/// slots ... last slot and everything short-lived, overlaid]. A slot holds a block's input and what
+/// its backward reads. A pipeline's stage has as many [blocks' slots] as micro-batches in flight,
+/// and what is short-lived after them.
 struct MemoryPlan {
   Region parameters, gradients, first_moment, second_moment;
-  Region weight_copies;  // what products read instead of the masters
-  Region batch;          // the micro-batch and a few scalars
-  Region step;           // every activation
-  bytes slot = 0;        // one block's input and saved tensors
-  bytes saved = 0;       // all blocks' slots and the stream after them
-  bytes step_bound = 0;  // no placement can be smaller: bytes alive at the worst moment
-  bytes runtime = 0;     // what the device's runtime takes, outside the arena
+  Region weight_copies;   // what products read instead of the masters
+  Region batch;           // the micro-batches in flight and all ranks' records
+  Region communication;   // what is gathered, reduced, received and sent
+  Region step;            // every activation
+  bytes slot = 0;         // one block's input and saved tensors
+  bytes last_slot = 0;    // where the last block's begins, from the start of `step`
+  bytes micro_batch = 0;  // what each micro-batch in flight keeps for itself; 0: there is one
+  bytes saved = 0;        // all blocks' slots and the stream after them
+  bytes step_bound = 0;   // no placement can be smaller: bytes alive at the worst moment
+  bytes runtime = 0;      // what the device's runtime takes, outside the arena
   Placement tensors[64]{};
   Placement stream_after_last{};
 
@@ -46,11 +53,17 @@ struct MemoryPlan {
   constexpr bytes total() const { return arena() + runtime; }
 };
 
-/// Byte offsets of a BatchView's arrays, and of the step's scalars, inside MemoryPlan::batch.
+/// Byte offsets of a BatchView's arrays inside MemoryPlan::batch.
 struct BatchLayout {
   bytes token_ids = 0, token_types = 0, positions = 0, row_keys = 0, first_row = 0, lengths = 0,
         labels = 0;
-  bytes scalars = 0;  // 64 bytes: the sum of squares of the gradient
+  bytes size = 0;
+};
+
+/// Byte offsets inside MemoryPlan::communication, and what one buffer of each kind takes.
+struct CommunicationLayout {
+  bytes gathered = 0, reducing = 0, bucket = 0;
+  bytes d_stream_in = 0, d_stream_out = 0, stream = 0;
   bytes size = 0;
 };
 
@@ -64,9 +77,23 @@ constexpr BatchLayout batch_layout(const Policy& p) {
   for (bytes* field : {&b.token_ids, &b.token_types, &b.positions, &b.row_keys})
     *field = at, at += rows;
   for (bytes* field : {&b.first_row, &b.lengths, &b.labels}) *field = at, at += sentences;
-  b.scalars = at;
-  b.size = at + tensor_alignment;
+  b.size = at;
   return b;
+}
+
+constexpr CommunicationLayout communication_layout(const Split& split, const StageLayout& stage) {
+  CommunicationLayout c;
+  bytes at = 0;
+  const auto take = [&](bytes& field, int count, bytes each) { field = at, at += count * each; };
+  c.bucket = stage.largest_bucket() * 4;
+  take(c.gathered, split.zero.stage == 3 ? split.gather_buffers() : 0, c.bucket);
+  take(c.reducing, split.zero.stage >= 2 ? Split::reduce_buffers : 0, c.bucket);
+  c.stream = round_up(split.stream, tensor_alignment);
+  const bool before = stage.stage > 0, after = stage.stage + 1 < split.grid.pipeline;
+  take(c.d_stream_in, after ? Split::d_stream_buffers : 0, c.stream);
+  take(c.d_stream_out, before ? Split::d_stream_buffers : 0, c.stream);
+  c.size = at;
+  return c;
 }
 
 /// Elements of one block's matrices, which have copies in the compute type.
@@ -206,10 +233,15 @@ constexpr bool is_saved_by_embedding(const Graph& g, const Lifetime& l) {
   return l.written_by_embedding && !g.tensors.rows[l.tensor].is_stream;
 }
 
+/// What is fixed first, from the start of `step`.
+struct Saved {
+  bytes slot_begin = 0, slot = 0, end = 0;
+};
+
 /// Fixes what is kept: the embedding's tensors below, then the last block's slot, its stream first,
 /// so that a block's output is the next block's input wherever that stands, then the stream after
-/// it. Returns the slot's start.
-constexpr bytes place_saved(const Graph& g, const Lifetimes& l, bytes (&offsets)[64], bytes& slot) {
+/// it and what else a micro-batch in flight keeps.
+constexpr Saved place_saved(const Graph& g, const Lifetimes& l, bytes (&offsets)[64]) {
   bytes at = 0;
   for (int i = 0; i < l.rows.size; ++i)
     if (is_saved_by_embedding(g, l.rows.rows[i])) offsets[i] = at, at += l.rows.rows[i].size;
@@ -219,49 +251,72 @@ constexpr bytes place_saved(const Graph& g, const Lifetimes& l, bytes (&offsets)
       if (is_saved_by_block(g, l.rows.rows[i]) &&
           g.tensors.rows[l.rows.rows[i].tensor].is_stream == stream)
         offsets[i] = at, at += l.rows.rows[i].size;
+  const bytes end = at;
   for (int i = 0; i < l.rows.size; ++i)
-    if (l.rows.rows[i].next_stream) offsets[i] = at;
-  slot = at - start;
-  return start;
+    if (l.rows.rows[i].next_stream) offsets[i] = at, at += l.rows.rows[i].size;
+  for (int i = 0; i < l.rows.size; ++i)
+    if (l.rows.rows[i].kept && offsets[i] < 0) offsets[i] = at, at += l.rows.rows[i].size;
+  return {start, end - start, at};
 }
 
-/// Places the activations from offset 0; fills slot, saved, step and tensors.
-constexpr void place_step(const Graph& g, const Policy& p, MemoryPlan& m) {
-  const Lifetimes l = lifetimes_of(g, p);
+/// Places the activations of a stage from offset 0; fills slot, saved, step and tensors.
+constexpr void place_step(const Graph& g, const Policy& p, int stage, MemoryPlan& m) {
+  const Lifetimes l = lifetimes_of(g, p, stage);
+  const Split split = split_of(p);
   bytes offsets[64]{};
   for (bytes& offset : offsets) offset = -1;
-  const bytes start = place_saved(g, l, offsets, m.slot), bound = lower_bound(l);
-  const bytes peak = place(l, offsets, bound);
+  const Saved saved = place_saved(g, l, offsets);
+  const bytes bound = lower_bound(l), peak = place(l, offsets, bound);
 
-  const bytes below = m.slot * (p.model.layers - 1);
+  m.slot = saved.slot;
+  const bytes below = m.slot * (p.model.layers / split.grid.pipeline - 1);
+  m.last_slot = saved.slot_begin + below;
+  const int in_flight = split.slots(stage);
+  if (split.grid.pipeline > 1) m.micro_batch = below + saved.end;
+  const bytes others = m.micro_batch > 0 ? (in_flight - 1) * m.micro_batch : 0;
+  const bytes last_slot_end = saved.slot_begin + saved.slot;
   for (int i = 0; i < l.rows.size; ++i) {
     const Lifetime& row = l.rows.rows[i];
-    const bool saved = is_saved_by_block(g, row), moves = !saved && !is_saved_by_embedding(g, row);
-    (row.next_stream ? m.stream_after_last : m.tensors[row.tensor]) =
-        Placement{offsets[i] + (moves ? below : 0), row.size, saved};
+    const bool per_block =
+        offsets[i] >= saved.slot_begin && offsets[i] < last_slot_end && is_saved_by_block(g, row);
+    const bool moves = !per_block && !is_saved_by_embedding(g, row);
+    (row.next_stream ? m.stream_after_last : m.tensors[row.tensor]) = Placement{
+        offsets[i] + (moves ? below : 0) + (row.kept ? 0 : others), row.size, per_block, row.kept};
   }
   if (m.stream_after_last.offset < 0) m.stream_after_last = m.tensors[g.stream];
-  m.step.size = below + peak;
-  m.step_bound = below + bound;
-  m.saved = start + below + m.slot;
+  m.step.size = below + others + peak;
+  m.step_bound = below + others + bound;
+  m.saved = others + (m.micro_batch > 0 ? m.micro_batch : m.last_slot + m.slot);
 }
 
 }  // namespace plan
 
-/// The plan of a policy's step from its graph.
-constexpr MemoryPlan plan_memory(const Graph& g, const Policy& p) {
+/// The plan of one rank of a stage from its graph.
+constexpr MemoryPlan plan_memory(const Graph& g, const Policy& p, int stage = 0) {
   MemoryPlan m;
-  plan::place_step(g, p, m);
-  const bytes flat = round_up(g.parameters.flat_size() * 4, tensor_alignment);
+  plan::place_step(g, p, stage, m);
+  const Split split = split_of(p);
+  const StageLayout layout =
+      stage_layout(g.parameters, split.grid, split.zero.bucket, split.size, stage);
+  const StateShares shares = state_shares(layout, split.grid, split.zero.stage, split.size);
+  const bool one_rank = split.grid.ranks() == 1;
+  const bytes gradients =
+      one_rank ? gradient_offset(g.parameters, p, g.parameters.rows.size) : shares.gradients;
   bytes at = 0;
-  for (Region* r : {&m.parameters, &m.gradients, &m.first_moment, &m.second_moment}) {
-    *r = {at, r == &m.gradients ? gradient_offset(g.parameters, p, g.parameters.rows.size) : flat};
-    at = r->end();
-  }
-  m.weight_copies = {at, copies_of_weights(p) * p.model.layers * block_matrix_elements(p.model) *
-                             size_of(p.compute_type())};
-  m.batch = {m.weight_copies.end(), batch_layout(p).size};
-  m.step.offset = m.batch.end();
+  const auto take = [&](Region& r, bytes size) {
+    r = {at, round_up(size, tensor_alignment)};
+    at = r.end();
+  };
+  take(m.parameters, shares.parameters);
+  take(m.gradients, split.partial_sums() * round_up(gradients, tensor_alignment));
+  take(m.first_moment, shares.optimizer / 2);
+  take(m.second_moment, shares.optimizer / 2);
+  take(m.weight_copies, copies_of_weights(p) * (p.model.layers / split.grid.pipeline) *
+                            block_matrix_elements(p.model) / split.grid.tensor *
+                            size_of(p.compute_type()));
+  take(m.batch, split.slots(stage) * batch_layout(p).size + Split::record * split.grid.ranks());
+  take(m.communication, communication_layout(split, layout).size);
+  m.step.offset = at;
   for (Placement& t : m.tensors)
     if (t.offset >= 0) t.offset += m.step.offset;
   m.stream_after_last.offset += m.step.offset;
@@ -269,8 +324,15 @@ constexpr MemoryPlan plan_memory(const Graph& g, const Policy& p) {
   return m;
 }
 
+/// That of the rank that needs most.
 constexpr MemoryPlan plan_memory(const Policy& p) {
-  return plan_memory(derive_graph(p), p);
+  const Graph g = derive_graph(p);
+  MemoryPlan most = plan_memory(g, p);
+  for (int stage = 1; stage < p.parallel.pipeline; ++stage) {
+    const MemoryPlan m = plan_memory(g, p, stage);
+    if (m.total() > most.total()) most = m;
+  }
+  return most;
 }
 
 }  // namespace ctrain

@@ -23,22 +23,30 @@ constexpr bool apart(const Placement& a, const Placement& b) {
 /// No two tensors that live at the same time share a byte. Shown for the last block, and thereby
 /// for every block: a per-block tensor of block i < layers - 1 lies below the last slot, where
 /// nothing short-lived is placed, and slots do not overlap, since each per-block tensor ends within
-/// its own.
-constexpr bool no_live_tensors_overlap(const Graph& g, const Policy& p, const MemoryPlan& m) {
-  const Lifetimes l = lifetimes_of(g, p);
-  const bytes last_slot = m.saved - m.slot + m.step.offset,
-              first_slot = last_slot - m.slot * (p.model.layers - 1);
+/// its own. Where several micro-batches are in flight, the same holds for what each keeps: it lies
+/// in its own stretch, which is as long as the distance to the next, and all else lies after them.
+constexpr bool no_live_tensors_overlap(const Graph& g, const Policy& p, const MemoryPlan& m,
+                                       int stage = 0) {
+  const Lifetimes l = lifetimes_of(g, p, stage);
+  const Split split = split_of(p);
+  const int layers = p.model.layers / split.grid.pipeline;
+  const bytes last_slot = m.step.offset + m.last_slot,
+              first_slot = last_slot - m.slot * (layers - 1);
+  const bytes first_end = m.step.offset + m.micro_batch,
+              all_end = m.step.offset + split.slots(stage) * m.micro_batch;
   for (int i = 0; i < l.rows.size; ++i) {
     const Lifetime& a = l.rows.rows[i];
-    const Placement at = proof::in_last_block(m, a, p.model.layers);
+    const Placement at = proof::in_last_block(m, a, layers);
     if (at.size != a.size || at.offset < m.step.offset || at.offset + at.size > m.step.end())
       return false;
     if (at.per_block && (at.offset < last_slot || at.offset + at.size > last_slot + m.slot))
       return false;
     if (!at.per_block && at.offset < last_slot && at.offset + at.size > first_slot) return false;
+    if (m.micro_batch > 0 && (at.kept ? at.offset + at.size > first_end : at.offset < all_end))
+      return false;
     for (int j = i + 1; j < l.rows.size; ++j)
       if (a.overlaps(l.rows.rows[j]) &&
-          !proof::apart(at, proof::in_last_block(m, l.rows.rows[j], p.model.layers)))
+          !proof::apart(at, proof::in_last_block(m, l.rows.rows[j], layers)))
         return false;
   }
   return true;
@@ -58,7 +66,8 @@ constexpr bool writes_stream(const Graph& g, const Program& program) {
 constexpr bool blocks_chain(const Graph& g, const MemoryPlan& m, const Policy& p) {
   const Placement stream = m.tensors[g.stream];
   const bytes step = stream.per_block ? m.slot : 0;
-  if (m.stream_after_last.offset != stream.offset + step * p.model.layers) return false;
+  if (m.stream_after_last.offset != stream.offset + step * (p.model.layers / p.parallel.pipeline))
+    return false;
   if (writes_stream(g, g.recompute_block) || writes_stream(g, g.backward_block)) return false;
   int writes_stream_gradient = 0;
   for (int i = 0; i < g.backward_block.ops.size; ++i)
@@ -70,7 +79,7 @@ constexpr bool blocks_chain(const Graph& g, const MemoryPlan& m, const Policy& p
 constexpr bool regions_tile_the_arena(const MemoryPlan& m) {
   bytes at = 0;
   for (const Region& r : {m.parameters, m.gradients, m.first_moment, m.second_moment,
-                          m.weight_copies, m.batch, m.step}) {
+                          m.weight_copies, m.batch, m.communication, m.step}) {
     if (r.offset != at || r.offset % tensor_alignment != 0) return false;
     at = r.end();
   }

@@ -41,10 +41,10 @@ constexpr bytes bytes_by_formula(const Policy& p) {
 }
 
 /// Categories of a plan, the total last.
-constexpr Table<MemoryRow, 9> rows_of(const MemoryPlan& m, const Policy& p) {
+constexpr Table<MemoryRow, 10> rows_of(const MemoryPlan& m, const Policy& p) {
   const std::int64_t count = parameters_of(p.model).count();
   const BytesPerParameter formula = formula_of(p.precision.compute);
-  Table<MemoryRow, 9> rows;
+  Table<MemoryRow, 10> rows;
   rows.add({"parameters", m.parameters.size, count * formula.weight});
   rows.add({"gradients", m.gradients.size, count * formula.gradient});
   rows.add({"optimizer state", m.optimizer_state(), count * formula.optimizer});
@@ -52,6 +52,7 @@ constexpr Table<MemoryRow, 9> rows_of(const MemoryPlan& m, const Policy& p) {
   rows.add({"activations", m.activations()});
   rows.add({"workspace", m.workspace()});
   rows.add({"batch", m.batch.size});
+  if (m.communication.size > 0) rows.add({"communication", m.communication.size});
   rows.add({"runtime", m.runtime});
   rows.add({"total", m.total(), count * formula.sum()});
   return rows;

@@ -16,8 +16,10 @@ struct Split {
   Zero zero{};
   PipelineOrder order = PipelineOrder::one_forward_one_backward;
   bool sequence = false;
+  bool layout_invariant = false;
+  bool trains = true;  // false: an evaluation, one micro-batch forward
   int layers = 1;
-  int micro_batches = 1;
+  int micro_batches = 1;  // of a data rank
   ElementBytes size{};
   bytes stream = 0;  // what a stage hands on: rows x hidden in binary32, a tensor rank's part
 
@@ -31,13 +33,35 @@ struct Split {
     const int ahead = order == PipelineOrder::zero_bubble ? grid.pipeline : grid.pipeline - stage;
     return ahead < micro_batches ? ahead : micro_batches;
   }
+  /// Sums of gradients that a rank keeps at once: one, or the unfinished nodes of a balanced tree
+  /// over its micro-batches.
+  constexpr int partial_sums() const {
+    int count = 1;
+    for (int n = 1; layout_invariant && n < micro_batches; n *= 2) ++count;
+    return count;
+  }
+  /// Which micro-batch of the whole step a data rank takes in its i-th turn. Layout-invariant sums
+  /// are one balanced tree over all of them: where ranks add what they have summed (stages 0, 1),
+  /// a rank has every data-th one; where they add each turn's (2, 3), neighbours.
+  constexpr int micro_batch(int data_rank, int turn) const {
+    const int i = layout_invariant ? reversed(turn) : turn;
+    return layout_invariant && zero.stage >= 2 ? data_rank * micro_batches + i
+                                               : i * grid.data + data_rank;
+  }
+  /// A turn's bits in reverse, so that a tree's neighbours come one after the other.
+  constexpr int reversed(int turn) const {
+    int result = 0;
+    for (int n = 1; n < micro_batches; n *= 2, turn /= 2) result = 2 * result + turn % 2;
+    return result;
+  }
   /// Bytes of a bucket's gradients that tensor ranks have summands of.
   constexpr bytes norms_to_sum(const Bucket& bucket) const {
     return sequence ? bucket.norm_elements * size.gradient : 0;
   }
-  /// The group whose square sums make the global norm, and whether there is more than one sum.
-  constexpr Group norm_group() const { return zero.stage == 0 ? Group::model : Group::world; }
-  constexpr bool gathers_norm() const { return grid.size(norm_group()) > 1; }
+  /// What each rank tells all others once a step: its part of the gradient's square sum, the losses
+  /// and counts of its micro-batches.
+  static constexpr bytes record = 128;
+  constexpr bool gathers_norm() const { return grid.ranks() > 1; }
 };
 
 // functions --------------------------------------------------------------------------------------
@@ -52,6 +76,8 @@ constexpr Split split_of(const Policy& p) {
       .zero = zero,
       .order = p.parallel.order,
       .sequence = sequence,
+      .layout_invariant = p.deterministic == Deterministic::layout_invariant,
+      .trains = true,
       .layers = p.model.layers,
       .micro_batches = p.batch.accumulation,
       .size = {},

@@ -18,7 +18,7 @@ struct Batch {
   int packed_tokens = 0;  // rows of a packed micro-batch; 0: padded
   int sentences = 0;  // padded: sequences in a micro-batch; packed: bound, 0 = packed_tokens / 16
   int length = 128;   // longest sentence, in tokens; what --max_length may not exceed
-  int accumulation = 1;  // micro-batches in one optimizer step
+  int accumulation = 1;  // micro-batches in one optimizer step, of each data rank
 
   constexpr bool packed() const { return packed_tokens > 0; }
   /// (The product wraps where a rule forbids the batch anyway, so that the rule can say so.)
@@ -206,6 +206,12 @@ struct Zero {
   int prefetch = 1;
 };
 
+/// What leaves every bit of weights and optimizer state as it was. `fixed_layout`: reruns, threads,
+/// stop and resume. `layout_invariant`: also the number of data ranks and pipeline stages, the
+/// stage of ZeRO, and resuming on others, for equal data x accumulation: the gradients of a step's
+/// micro-batches are added in one balanced tree, which takes log2(accumulation) more buffers.
+enum class Deterministic : std::uint8_t { fixed_layout, layout_invariant };
+
 /// One policy is one training run. Name the options you care about; every other has its default
 /// here.
 struct Policy {
@@ -218,6 +224,7 @@ struct Policy {
   Recompute recompute = Recompute::none;
   Parallel parallel{};
   Zero zero{};
+  Deterministic deterministic = Deterministic::fixed_layout;
   Device device{};
   std::uint64_t seed = 42;  // what --seed replaces
 

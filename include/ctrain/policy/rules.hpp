@@ -43,6 +43,13 @@ constexpr bool has_bounds(const Compression& c) {
          c.factor_step < 1 && c.factor_least > 0 && c.factor_least <= 1 && c.factor_most >= 1 &&
          c.factor_most < 3e38f;
 }
+
+/// Micro-batches in one optimizer step of all ranks, as far as they can be counted.
+constexpr int micro_batches_of_step(const Policy& p) {
+  const std::int64_t all = std::int64_t{p.batch.accumulation} * p.parallel.data;
+  return all < 8388609 ? int(all) : 8388609;
+}
+
 /// True for every positive number; false for infinity and not-a-number.
 constexpr bool is_positive(float value) {
   return value > 0 && value <= 3e38f;
@@ -104,8 +111,8 @@ template <bool BoundsAreOrdered>
 concept a_trust_ratio_has_bounds = (BoundsAreOrdered);
 template <bool IntervalsArePositive, bool FactorsAreOrdered>
 concept compression_has_intervals_and_bounds = (IntervalsArePositive && FactorsAreOrdered);
-template <int Sentences, int Accumulation>
-concept sentences_fit_the_dropout_key = !(std::int64_t{Sentences} * Accumulation > 8388608);
+template <int Sentences, int MicroBatches>
+concept sentences_fit_the_dropout_key = !(std::int64_t{Sentences} * MicroBatches > 8388608);
 template <int HiddenMillionths, int AttentionMillionths>
 concept dropout_keeps_something = (HiddenMillionths >= 0 && HiddenMillionths <= 999000 &&
                                    AttentionMillionths >= 0 && AttentionMillionths <= 999000);
@@ -152,6 +159,17 @@ template <int ZeroStage, int Pipeline>
 concept zero_stages_2_and_3_have_no_pipeline = !(ZeroStage >= 2 && Pipeline > 1);
 template <bool BucketIsPositive, int Prefetch>
 concept zero_buffers_are_bounded = (BucketIsPositive && Prefetch >= 0 && Prefetch <= 8);
+template <bool LayoutInvariant, int Data, int Accumulation>
+concept layout_invariant_sums_are_balanced =
+    !(LayoutInvariant && ((Data & (Data - 1)) != 0 || (Accumulation & (Accumulation - 1)) != 0));
+template <bool LayoutInvariant, bool ZeroBubble, int Pipeline>
+concept layout_invariant_bits_have_one_backward = !(LayoutInvariant && ZeroBubble && Pipeline > 1);
+template <bool ZeroBubble, int Pipeline, bool RecomputesAll>
+concept zero_bubble_keeps_its_activations = !(ZeroBubble && Pipeline > 1 && RecomputesAll);
+template <bool GradientsAreNarrow, int Ranks>
+concept narrow_gradients_stay_on_one_rank = !(GradientsAreNarrow && Ranks > 1);
+template <int ZeroStage, int Data, bool Packed>
+concept shared_parameters_have_no_copies = !(ZeroStage == 3 && Data > 1 && Packed);
 
 // sentences --------------------------------------------------------------------------------------
 
@@ -298,11 +316,12 @@ template <bool ComputeIsFp16> struct a_step_computes_in_fp32_or_bf16 {
                 "invalid policy: backends compute in fp16, but no step scales its loss yet. Set "
                 "precision.compute = Compute::bf16 or Compute::fp32.");
 };
-template <int Sentences, int Accumulation> struct sentences_fit_the_dropout_key {
+template <int Sentences, int MicroBatches> struct sentences_fit_the_dropout_key {
   static_assert(
-      ctrain::sentences_fit_the_dropout_key<Sentences, Accumulation>,
+      ctrain::sentences_fit_the_dropout_key<Sentences, MicroBatches>,
       "invalid policy: a token's dropout identity has 23 bits for its sentence within an optimizer "
-      "step. Make batch.accumulation times the sentences of a micro-batch at most 8388608.");
+      "step. Make the sentences of a micro-batch times batch.accumulation times parallel.data at "
+      "most 8388608.");
 };
 template <int HiddenMillionths, int AttentionMillionths> struct dropout_keeps_something {
   static_assert(ctrain::dropout_keeps_something<HiddenMillionths, AttentionMillionths>,
@@ -419,6 +438,39 @@ template <bool BucketIsPositive, int Prefetch> struct zero_buffers_are_bounded {
                 "invalid policy: buffers of collectives have a size and a number. Set zero.bucket "
                 "to at least 1 byte and zero.prefetch between 0 and 8.");
 };
+template <bool LayoutInvariant, int Data, int Accumulation>
+struct layout_invariant_sums_are_balanced {
+  static_assert(ctrain::layout_invariant_sums_are_balanced<LayoutInvariant, Data, Accumulation>,
+                "invalid policy: layout-invariant gradients are added in one balanced tree over "
+                "all micro-batches of a step. Set parallel.data and batch.accumulation to powers "
+                "of two, or deterministic to fixed_layout.");
+};
+template <bool LayoutInvariant, bool ZeroBubble, int Pipeline>
+struct layout_invariant_bits_have_one_backward {
+  static_assert(
+      ctrain::layout_invariant_bits_have_one_backward<LayoutInvariant, ZeroBubble, Pipeline>,
+      "invalid policy: zero_bubble takes gradients of norms and of weights at different times, and "
+      "a layout-invariant sum needs them together. Set parallel.order to one_forward_one_backward, "
+      "or deterministic to fixed_layout.");
+};
+template <bool ZeroBubble, int Pipeline, bool RecomputesAll>
+struct zero_bubble_keeps_its_activations {
+  static_assert(ctrain::zero_bubble_keeps_its_activations<ZeroBubble, Pipeline, RecomputesAll>,
+                "invalid policy: zero_bubble takes gradients of weights later than those of "
+                "inputs, from activations that full recompute does not keep. Set recompute to "
+                "none, or parallel.order to one_forward_one_backward.");
+};
+template <bool GradientsAreNarrow, int Ranks> struct narrow_gradients_stay_on_one_rank {
+  static_assert(ctrain::narrow_gradients_stay_on_one_rank<GradientsAreNarrow, Ranks>,
+                "invalid policy: gradients are added over ranks in binary32. Set "
+                "precision.gradients to Compute::fp32, or every number of parallel to 1.");
+};
+template <int ZeroStage, int Data, bool Packed> struct shared_parameters_have_no_copies {
+  static_assert(
+      ctrain::shared_parameters_have_no_copies<ZeroStage, Data, Packed>,
+      "invalid policy: ZeRO stage 3 keeps a share of the weights, and packed copies would be all "
+      "of them. Set weights to WeightLayout::plain, or zero.stage to at most 2.");
+};
 
 }  // namespace rule
 
@@ -470,7 +522,7 @@ inline constexpr bool keeps_every_rule =
      compression_has_intervals_and_bounds<has_intervals(P::policy.optimizer.compression),
                                           has_bounds(P::policy.optimizer.compression)> &&
      sentences_fit_the_dropout_key<P::policy.batch.sentence_bound(),
-                                   P::policy.batch.accumulation> &&
+                                   micro_batches_of_step(P::policy)> &&
      dropout_keeps_something<millionths(P::policy.model.hidden_dropout),
                              millionths(P::policy.model.attention_dropout)> &&
      betas_are_below_one<millionths(P::policy.optimizer.beta1),
@@ -502,7 +554,21 @@ inline constexpr bool keeps_every_rule =
                                              P::policy.batch.accumulation> &&
      zero_stage_is_0_to_3<P::policy.zero.stage> &&
      zero_stages_2_and_3_have_no_pipeline<P::policy.zero.stage, P::policy.parallel.pipeline> &&
-     zero_buffers_are_bounded<(P::policy.zero.bucket > 0), P::policy.zero.prefetch>);
+     zero_buffers_are_bounded<(P::policy.zero.bucket > 0), P::policy.zero.prefetch> &&
+     layout_invariant_sums_are_balanced<(P::policy.deterministic ==
+                                         Deterministic::layout_invariant),
+                                        P::policy.parallel.data, P::policy.batch.accumulation> &&
+     layout_invariant_bits_have_one_backward<
+         (P::policy.deterministic == Deterministic::layout_invariant),
+         (P::policy.parallel.order == PipelineOrder::zero_bubble), P::policy.parallel.pipeline> &&
+     zero_bubble_keeps_its_activations<(P::policy.parallel.order == PipelineOrder::zero_bubble),
+                                       P::policy.parallel.pipeline,
+                                       (P::policy.recompute == Recompute::full)> &&
+     narrow_gradients_stay_on_one_rank<(P::policy.precision.gradients != Compute::fp32),
+                                       P::policy.parallel.ranks()> &&
+     shared_parameters_have_no_copies<P::policy.zero.stage, P::policy.parallel.data,
+                                      (P::policy.device.kind == DeviceKind::host &&
+                                       P::policy.weights == WeightLayout::packed)>);
 
 /// A policy that breaks no rule.
 template <class P>
@@ -556,7 +622,7 @@ struct CheckPolicy
       rule::compression_has_intervals_and_bounds<has_intervals(P::policy.optimizer.compression),
                                                  has_bounds(P::policy.optimizer.compression)>,
       rule::sentences_fit_the_dropout_key<P::policy.batch.sentence_bound(),
-                                          P::policy.batch.accumulation>,
+                                          micro_batches_of_step(P::policy)>,
       rule::dropout_keeps_something<millionths(P::policy.model.hidden_dropout),
                                     millionths(P::policy.model.attention_dropout)>,
       rule::betas_are_below_one<millionths(P::policy.optimizer.beta1),
@@ -590,6 +656,20 @@ struct CheckPolicy
                                                     P::policy.batch.accumulation>,
       rule::zero_stage_is_0_to_3<P::policy.zero.stage>,
       rule::zero_stages_2_and_3_have_no_pipeline<P::policy.zero.stage, P::policy.parallel.pipeline>,
-      rule::zero_buffers_are_bounded<(P::policy.zero.bucket > 0), P::policy.zero.prefetch> {};
+      rule::zero_buffers_are_bounded<(P::policy.zero.bucket > 0), P::policy.zero.prefetch>,
+      rule::layout_invariant_sums_are_balanced<
+          (P::policy.deterministic == Deterministic::layout_invariant), P::policy.parallel.data,
+          P::policy.batch.accumulation>,
+      rule::layout_invariant_bits_have_one_backward<
+          (P::policy.deterministic == Deterministic::layout_invariant),
+          (P::policy.parallel.order == PipelineOrder::zero_bubble), P::policy.parallel.pipeline>,
+      rule::zero_bubble_keeps_its_activations<
+          (P::policy.parallel.order == PipelineOrder::zero_bubble), P::policy.parallel.pipeline,
+          (P::policy.recompute == Recompute::full)>,
+      rule::narrow_gradients_stay_on_one_rank<(P::policy.precision.gradients != Compute::fp32),
+                                              P::policy.parallel.ranks()>,
+      rule::shared_parameters_have_no_copies<P::policy.zero.stage, P::policy.parallel.data,
+                                             (P::policy.device.kind == DeviceKind::host &&
+                                              P::policy.weights == WeightLayout::packed)> {};
 
 }  // namespace ctrain

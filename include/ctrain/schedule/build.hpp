@@ -202,23 +202,37 @@ template <int Capacity> struct StageWriter {
         collective(Collective::all_gather, Group::data, b, place(Store::parameter_shard, b),
                    place(Store::gathered, buffer), parameter_bytes(b));
   }
+  /// The parameters of a use, once the gather of a later one, if any, has been started.
+  constexpr Place await_gather(int use, int next) {
+    if (next >= 0) start_gather(next);
+    const Place weights = place(Store::gathered, use % split.gather_buffers());
+    wait(gathers[weights.index]);
+    return weights;
+  }
+  constexpr void forward_gathered(int use, int next) {
+    const Place weights = await_gather(use, next);
+    const Bucket& bucket = layout.buckets.rows[last_bucket() - use];
+    units(Work::forward, bucket.first, bucket.units, 0, 0, weights);
+    release(weights);
+  }
+  constexpr void backward_gathered(int use, int next) {
+    const int b = use - layout.buckets.size;
+    const Place weights = await_gather(use, next);
+    backward_bucket(b, weights);
+    release(weights);
+    start_reduction(b);
+  }
   constexpr void micro_batches_with_sharded_parameters() {
     const Place activations = place(Store::activations, 0);
     const int n = layout.buckets.size;
     acquire(activations);
     for (int use = 0; use < split.zero.prefetch && use < 2 * n; ++use) start_gather(use);
     for (int use = 0; use < 2 * n; ++use) {
-      if (use + split.zero.prefetch < 2 * n) start_gather(use + split.zero.prefetch);
-      const Place weights = place(Store::gathered, use % split.gather_buffers());
-      wait(gathers[weights.index]);
-      if (use < n) {
-        const Bucket& bucket = layout.buckets.rows[n - 1 - use];
-        units(Work::forward, bucket.first, bucket.units, 0, 0, weights);
-      } else {
-        backward_bucket(use - n, weights);
-      }
-      release(weights);
-      if (use >= n) start_reduction(use - n);
+      const int next = use + split.zero.prefetch < 2 * n ? use + split.zero.prefetch : -1;
+      if (use < n)
+        forward_gathered(use, next);
+      else
+        backward_gathered(use, next);
     }
     release(activations);
     finish_last_reductions();
@@ -312,8 +326,8 @@ template <int Capacity> struct StageWriter {
                 norms = place(Store::norms, 0);
     buckets(Work::norm, gradients, norms, 0, n);
     if (split.gathers_norm())
-      wait(collective(Collective::all_gather, split.norm_group(), 0, norms, norms,
-                      bytes{8} * split.grid.size(split.norm_group())));
+      wait(collective(Collective::all_gather, Group::world, 0, norms, norms,
+                      Split::record * split.grid.ranks()));
     if (stage == 0 || stage == 3) {
       buckets(Work::update, gradients,
               place(stage == 0 ? Store::parameters : Store::parameter_shard, 0), 0, n);
@@ -330,7 +344,27 @@ template <int Capacity> struct StageWriter {
     end_section(1);
   }
 
+  // an evaluation -------------------------------------------------------------------------------
+
+  /// One micro-batch forward.
+  constexpr void evaluate() {
+    const Place activations = place(Store::activations, 0);
+    const int n = layout.buckets.size, ahead = split.zero.prefetch;
+    acquire(activations);
+    if (!is_first()) wait(receive(place(Store::stream_in, 0), layout.stage - 1, 0));
+    if (split.zero.stage < 3) {
+      forward_all(0, 0);
+    } else {
+      for (int use = 0; use < ahead && use < n; ++use) start_gather(use);
+      for (int use = 0; use < n; ++use) forward_gathered(use, use + ahead < n ? use + ahead : -1);
+    }
+    if (!is_last()) wait(send(place(Store::stream_out, 0), layout.stage + 1, 0));
+    release(activations);
+    end_section(1);
+  }
+
   constexpr void step() {
+    if (!split.trains) return evaluate();
     const int n = layout.buckets.size;
     buckets(Work::clear, {},
             place(split.zero.stage >= 2 ? Store::gradient_shard : Store::gradients, 0), 0, n);

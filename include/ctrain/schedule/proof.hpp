@@ -381,9 +381,9 @@ template <int Ranks, int Capacity> struct Walk {
     if (!require(b >= 0 && b < layout.buckets.size, Promise::events_make_sense, rank)) return;
     if (e.from.store == Store::norms) {
       require(e.collective == Collective::all_gather && e.to == e.from && split.gathers_norm() &&
-                  e.group == split.norm_group(),
+                  e.group == Group::world,
               Promise::events_make_sense, rank);
-      require(e.size == bytes{8} * split.grid.size(e.group), Promise::payloads_are_whole, rank);
+      require(e.size == Split::record * split.grid.ranks(), Promise::payloads_are_whole, rank);
       require(w.norm == Norm::own_part, Promise::values_are_there, rank);
       return;
     }
@@ -645,7 +645,10 @@ template <int Ranks, int Capacity> struct Walk {
               rank);
     if (e.to.store != Store::activations) return;
     const Activations& a = w.slots[e.to.index];
-    require(a.micro >= 0 && a.weight_begin == layouts[rank]->first && a.to_send < 0,
+    const StageLayout& layout = *layouts[rank];
+    require(a.micro >= 0 && a.to_send < 0 &&
+                (split.trains ? a.weight_begin == layout.first
+                              : a.forward_end == layout.first + layout.units),
             Promise::gradients_count_once, rank);
     write(rank, place(Store::stream_out, e.to.index));
   }
@@ -734,7 +737,8 @@ template <int Ranks, int Capacity> struct Walk {
     require(w.at_end, Promise::every_transfer_ends, rank);
     require(w.begun == split.micro_batches, Promise::the_step_is_complete, rank);
     for (int b = 0; b < layouts[rank]->buckets.size; ++b)
-      require(w.versions[b] == Version::updated, Promise::the_step_is_complete, rank);
+      require(w.versions[b] == (split.trains ? Version::updated : Version::before_update),
+              Promise::the_step_is_complete, rank);
   }
 
   constexpr Verdict run() {
@@ -795,8 +799,8 @@ constexpr bytes bytes_sent(const Schedule<Stages, Capacity>& s, int stage) {
 /// What it must send at least, given what ZeRO leaves where (arXiv 1910.02054, section 7): sums of
 /// gradients and updated parameters once a step; in stage 2 gradients, and in stage 3 both and
 /// parameters twice, once a micro-batch; the streams between stages; with sequence parallelism the
-/// norms' gradients; eight bytes for the global norm. What tensor ranks exchange within blocks is
-/// counted by tensor.hpp.
+/// norms' gradients; each rank's record. An evaluation: streams and, in stage 3, parameters once.
+/// What tensor ranks exchange within blocks is counted by tensor.hpp.
 constexpr bytes least_bytes_sent(const Split& split, const StageLayout& layout) {
   const int n = split.grid.data, m = split.micro_batches;
   const bytes shard = layout.elements() / n * (n - 1);
@@ -806,7 +810,10 @@ constexpr bytes least_bytes_sent(const Split& split, const StageLayout& layout) 
   for (int b = 0; b < layout.buckets.size; ++b)
     sum += (split.zero.stage >= 2 ? m : 1) * bytes_sent(Collective::all_reduce, split.grid.tensor,
                                                         split.norms_to_sum(layout.buckets.rows[b]));
-  if (split.gathers_norm()) sum += 8 * (split.grid.size(split.norm_group()) - 1);
+  if (!split.trains)
+    return (layout.stage + 1 < split.grid.pipeline ? split.stream : 0) +
+           (split.zero.stage == 3 ? parameters : 0);
+  if (split.gathers_norm()) sum += Split::record * (split.grid.ranks() - 1);
   switch (split.zero.stage) {
     case 0:
       return sum + 2 * gradients;

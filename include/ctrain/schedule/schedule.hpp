@@ -67,32 +67,57 @@ template <class Source> struct CheckSchedule {
   using check = typename words_of<verdict.holds(), Source>::type;
 };
 
-/// What the ranks of a policy do in one optimizer step. Instantiating `check` proves it.
-template <class P> struct ScheduleOf {
-  static constexpr Split split = split_of(P::policy);
+/// The numbers of a policy's step, or of its evaluation, which takes one micro-batch.
+template <class P, bool Trains> constexpr Split split_for() {
+  Split split = split_of(P::policy);
+  split.trains = Trains;
+  if (!Trains) split.micro_batches = 1;
+  return split;
+}
+
+/// One of the two schedules. Instantiating `check` proves it.
+template <class P, bool Trains> struct ScheduleFor {
+  static constexpr Split split = split_for<P, Trains>();
   static constexpr int stages = split.grid.pipeline;
   static constexpr int capacity = schedule_events(split, GraphOf<P>::graph.parameters);
   static constexpr Schedule<stages, capacity> schedule =
       build_schedule<stages, capacity>(split, GraphOf<P>::graph.parameters);
 
-  /// What tensor ranks exchange within the programs that compute events run.
-  static constexpr TensorPrograms meetings =
-      tensor_programs(GraphOf<P>::graph, P::policy.parallel.sequence);
-
-  static_assert(meetings.consistent(), "internal: an op finds an operand spread in the wrong way");
-  static_assert(meetings.backward_block.norm_gradients_are_summands == split.sequence,
-                "internal: gradients of norms are summands that nobody adds up, or the reverse");
-  static_assert(collectives_are_exact<split.grid.data>,
-                "internal: a collective over the data ranks is not what its exchanges do");
-  static_assert(collectives_are_exact<split.grid.tensor>,
-                "internal: a collective over the tensor ranks is not what its exchanges do");
   static_assert(bytes_sent_are_least(schedule), "internal: a rank sends more than it must");
 
   /// One table for each of the stage's ranks.
   static constexpr const StageTable<capacity>& table(int rank) {
     return schedule.tables[split.grid.at(rank).pipeline];
   }
-  using check = typename CheckSchedule<ScheduleOf>::check;
+  using check = typename CheckSchedule<ScheduleFor>::check;
+};
+
+/// What the ranks of a policy do in one optimizer step, and in `evaluation` with one micro-batch.
+template <class P> struct ScheduleOf {
+  static constexpr Split split = split_for<P, true>();
+  using training = ScheduleFor<P, true>;
+  using evaluation = ScheduleFor<P, false>;
+  static constexpr int stages = training::stages;
+  static constexpr int capacity = training::capacity;
+  static constexpr const auto& schedule = training::schedule;
+
+  /// What tensor ranks exchange within the programs that compute events run.
+  static constexpr TensorPrograms meetings =
+      tensor_programs(GraphOf<P>::graph, P::policy.parallel.sequence);
+
+  static_assert(split.grid.tensor == 1 || meetings.consistent(),
+                "internal: an op finds an operand spread in the wrong way");
+  static_assert(split.grid.tensor == 1 ||
+                    meetings.backward_block.norm_gradients_are_summands == split.sequence,
+                "internal: gradients of norms are summands that nobody adds up, or the reverse");
+  static_assert(collectives_are_exact<split.grid.data>,
+                "internal: a collective over the data ranks is not what its exchanges do");
+  static_assert(collectives_are_exact<split.grid.tensor>,
+                "internal: a collective over the tensor ranks is not what its exchanges do");
+
+  static constexpr const StageTable<capacity>& table(int rank) { return training::table(rank); }
+  using check =
+      std::conditional_t<sizeof(typename evaluation::check) != 0, typename training::check, void>;
 };
 
 /// True, or a compile error, for a valid policy: its schedule keeps every promise.

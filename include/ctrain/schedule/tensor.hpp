@@ -1,8 +1,8 @@
 /// \file  Where tensor ranks must exchange what they have, derived from the tables of a block.   floor 4: schedule
 #pragma once
 
-#include <ctrain/model/backward.hpp>
 #include <ctrain/memory/buckets.hpp>
+#include <ctrain/model/backward.hpp>
 #include <ctrain/schedule/events.hpp>
 
 #include <cstdint>

@@ -120,7 +120,7 @@ template <HasPolicy P, Backend B> class Dispatch {
 
  private:
   template <class U> U* at(Operand x, int layer) { return map_.template tensor<U>(x, layer); }
-  float* weight(int index, int layer) { return map_.parameter(State::weight, index, layer); }
+  float* weight(int index, int layer) { return map_.weight(index, layer); }
   float* gradient(int index, int layer) { return map_.gradient(index, layer); }
 
   static bool is_compute(Operand x) {

@@ -25,11 +25,11 @@ inline float normal_draw(std::uint64_t seed, std::uint64_t name_hash, std::uint6
   return float(radius * (i % 2 == 0 ? std::cos(angle) : std::sin(angle)));
 }
 
-/// Fills a tensor as Hugging Face's _init_weights does: N(0, range), zeros, or ones; the padding
-/// row of the word embedding is zero. `name` is the full name, so that every block differs.
+/// Fills elements [first, first + count) of a tensor as Hugging Face's _init_weights does: N(0,
+/// range), zeros, or ones; the padding row of the word embedding is zero. `name` is the full name,
+/// so that every block differs. An element's value does not depend on which others are drawn.
 inline void initialize(const Parameter& p, std::string_view name, std::uint64_t seed, float range,
-                       float* values) {
-  const std::int64_t count = p.elements();
+                       std::int64_t first, std::int64_t count, float* values) {
   if (p.init != Init::normal) {
     for (std::int64_t i = 0; i < count; ++i) values[i] = p.init == Init::ones ? 1.0f : 0.0f;
     return;
@@ -38,9 +38,9 @@ inline void initialize(const Parameter& p, std::string_view name, std::uint64_t 
   hash.add_bytes(name.data(), name.size());
 #pragma omp parallel for schedule(static)
   for (std::int64_t i = 0; i < count; ++i)
-    values[i] = range * normal_draw(seed, hash.value, std::uint64_t(i));
+    values[i] = range * normal_draw(seed, hash.value, std::uint64_t(first + i));
   if (name == "bert.embeddings.word_embeddings.weight")
-    for (int c = 0; c < p.cols; ++c) values[c] = 0.0f;
+    for (std::int64_t c = first; c < p.cols && c < first + count; ++c) values[c - first] = 0.0f;
 }
 
 }  // namespace ctrain

@@ -1,12 +1,17 @@
-/// \file  One optimizer step, top to bottom, in the order in which it happens.   floor 6: trainer
+/// \file  One optimizer step of one rank: the walk along its proved table, in the order it happens.   floor 6: trainer
 #pragma once
 
 #include <ctrain/backend/backend.hpp>
+#include <ctrain/backend/comm/single.hpp>
+#include <ctrain/backend/comm/transfer.hpp>
 #include <ctrain/core/error.hpp>
 #include <ctrain/trainer/dispatch.hpp>
+#include <ctrain/trainer/faults.hpp>
 #include <ctrain/trainer/host_view.hpp>
 #include <ctrain/trainer/memory_map.hpp>
+#include <ctrain/trainer/record.hpp>
 
+#include <bit>
 #include <cmath>
 #include <concepts>
 #include <cstdint>
@@ -17,11 +22,14 @@ namespace ctrain {
 
 // vocabulary -------------------------------------------------------------------------------------
 
-/// Where micro-batches come from: writes the next one into the buffers, false at the end of an
-/// epoch.
+/// Where micro-batches come from; every rank has the same. `open(n)` takes the next n of the epoch,
+/// or as many as there are, and says how many. Of those, sentences(i) is known, and fill() writes
+/// the i-th one into the buffers; `first_ordinal` is the number of sentences in those before it.
 template <class F>
-concept Feed = requires(F& feed, BatchView& batch, std::uint32_t first_ordinal) {
-  { feed.fill(batch, first_ordinal) } -> std::same_as<bool>;
+concept Feed = requires(F& feed, BatchView& batch, int i, std::uint32_t first_ordinal) {
+  { feed.open(i) } -> std::same_as<int>;
+  { feed.sentences(i) } -> std::convertible_to<int>;
+  feed.fill(i, batch, first_ordinal);
 };
 
 /// What a run decides anew for each step; everything else is in the policy.
@@ -33,129 +41,68 @@ struct StepNumbers {
   float clip = 0;  // bound of the gradient's norm; 0: none
 };
 
-/// Sums over the sentences of a step or of an evaluation batch.
-struct StepResult {
-  double loss_sum = 0;
-  std::int64_t sentences = 0;  // with a label
-  std::int64_t correct = 0;
-  std::int64_t tokens = 0;    // real ones
-  std::int64_t rows = 0;      // computed ones
-  std::int64_t attended = 0;  // query-key pairs inside sentences
-  int micro_batches = 0;
-  double gradient_norm = 0;  // of the mean gradient, before clipping
-
-  double loss() const { return sentences > 0 ? loss_sum / double(sentences) : 0; }
-  double accuracy() const { return sentences > 0 ? double(correct) / double(sentences) : 0; }
-};
-
 // the step ---------------------------------------------------------------------------------------
 
-/// Executes P's tables on one arena with one backend.
-template <HasPolicy P, Backend B> class Step {
+/// Executes P's tables for one rank, on one arena, with one backend and one communicator.
+template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   static constexpr const auto& policy = P::policy;
   static constexpr const auto& graph = GraphOf<P>::graph;
+  static constexpr const auto& split = ScheduleOf<P>::split;
   static constexpr int layers = P::policy.model.layers;
+  static constexpr int most_in_flight = split.slots(0);
   using Map = MemoryMap<P, ArenaOf<B>>;
 
  public:
-  Step(B& backend, Map& map)
+  Step(B& backend, Map& map, C& communicator)
       : backend_(backend),
         map_(map),
+        communicator_(communicator),
         dispatch_(backend, map),
-        host_(backend, map.arena(), PlanOf<P>::plan.batch.end()),
-        batch_(map.batch()),
-        host_batch_(host_.batch_at(batch_)) {}
-
-  /// One optimizer step over up to `batch.accumulation` micro-batches of `feed`: the gradient of
-  /// the mean loss over all its sentences, clipped, then AdamW. No micro-batch left: changes
-  /// nothing and returns micro_batches = 0. Throws Error, before any weight has changed, when the
-  /// loss or the gradient is not finite; the text names the step and the first bad tensor.
-  template <Feed F> StepResult train(F& feed, const StepNumbers& n) {
-    StepResult result;
-    for (int i = 0; i < policy.batch.accumulation && take(feed, std::uint32_t(result.sentences));
-         ++i) {
-      const MicroBatch m{.batch = batch_,
-                         .seed = n.seed,
-                         .step = std::uint32_t(n.step),
-                         .training = true,
-                         .accumulate = i > 0};
-      forward(m);
-      count(result);
-      if (!std::isfinite(result.loss_sum)) throw_first_bad_activation(m, n.step);
-      backward(m);
+        host_(backend, map.arena(), map.plan().communication.offset),
+        faults_(dispatch_, map, host_) {
+    for (int slot = 0; slot < split.slots(map.at().pipeline); ++slot) {
+      batches_[slot].here = map.batch(slot);
+      batches_[slot].host = host_.batch_at(batches_[slot].here);
     }
-    if (result.micro_batches == 0) return result;
-
-    const double mean = 1.0 / double(result.sentences);  // gradients are sums over sentences so far
-    result.gradient_norm = gradient_norm() * mean;
-    if (!std::isfinite(result.gradient_norm)) throw_first_bad_gradient(n.step);
-    const double clip = n.clip > 0 ? std::fmin(1.0, n.clip / (result.gradient_norm + 1e-6)) : 1.0;
-    update(n, float(mean * clip));
-    prepare_weights();
-    return result;
   }
 
-  /// Forward only, dropout off, on the next micro-batch of `feed`; false if there is none.
+  /// One optimizer step over up to data x accumulation micro-batches of `feed`: the gradient of the
+  /// mean loss over all their sentences, clipped, then the update. No micro-batch left: changes
+  /// nothing and returns micro_batches = 0. Throws Error, on every rank and before any weight has
+  /// changed, when the loss or the gradient is not finite; the text names the step and the first
+  /// bad tensor.
+  template <Feed F> StepResult train(F& feed, const StepNumbers& n) {
+    opened_ = feed.open(split.grid.data * split.micro_batches);
+    if (opened_ == 0) return {};
+    numbers_ = n;
+    begin(true);
+    walk(ScheduleOf<P>::training::table(communicator_.rank()), feed);
+    prepare_weights();
+    return total_;
+  }
+
+  /// Forward only, dropout off, on the next micro-batch of `feed` for each data rank; false if
+  /// there is none. `result` gets what this rank has seen, which is nothing on all but the ranks
+  /// for which counts() is true.
   template <Feed F> bool evaluate(F& feed, StepResult& result) {
-    if (!take(feed, 0)) return false;
-    forward({.batch = batch_, .training = false});
-    count(result);
+    opened_ = feed.open(split.grid.data);
+    if (opened_ == 0) return false;
+    begin(false);
+    walk(ScheduleOf<P>::evaluation::table(communicator_.rank()), feed);
+    result += own_;
     return true;
   }
 
-  void forward(const MicroBatch& m) {
-    run(graph.forward_embedding, 0, m);
-    for (int layer = 0; layer < layers; ++layer) run(graph.forward_block, layer, m);
-    run(graph.forward_head, layers, m);
-  }
-
-  void backward(const MicroBatch& m) {
-    run(graph.backward_head, layers, m);
-    for (int layer = layers - 1; layer >= 0; --layer) {
-      if constexpr (P::policy.recompute == Recompute::full) run(graph.recompute_block, layer, m);
-      run(graph.backward_block, layer, m);
-    }
-    run(graph.backward_embedding, 0, m);
-  }
-
-  /// L2 norm of all gradients as they stand.
-  double gradient_norm() {
-    ExactSum* sum = map_.sum_of_squares();
-    backend_.run(Clear{sum, sizeof *sum});
-    each_gradient([&](int i, int, const auto* gradient) {
-      using G = std::remove_cvref_t<decltype(*gradient)>;
-      backend_.run(SumOfSquaresOf<G>{sum, gradient, graph.parameters.rows[i].elements()});
-    });
-    return std::sqrt(host_.read(sum, 1)[0].value());
-  }
-
-  /// One AdamW step of every parameter; the gradient is multiplied by `gradient_scale` first.
-  void update(const StepNumbers& n, float gradient_scale) {
-    each_gradient([&](int i, int layer, const auto* gradient) {
-      using G = std::remove_cvref_t<decltype(*gradient)>;
-      const Parameter& p = graph.parameters.rows[i];
-      backend_.run(AdamWUpdateOf<G>{
-          .weight = map_.parameter(State::weight, i, layer),
-          .first_moment = map_.parameter(State::first_moment, i, layer),
-          .second_moment = map_.parameter(State::second_moment, i, layer),
-          .gradient = gradient,
-          .count = p.elements(),
-          .kind = policy.optimizer.kind,
-          .learning_rate = float(n.learning_rate),
-          .beta1 = policy.optimizer.beta1,
-          .beta2 = policy.optimizer.beta2,
-          .epsilon = policy.optimizer.epsilon,
-          .weight_decay = decays(p, policy.optimizer.decay) ? n.weight_decay : 0.0f,
-          .gradient_scale = gradient_scale,
-          .t = n.step + 1});
-    });
-  }
+  /// Of the micro-batches opened last, the one that this rank has evaluated; -1: none.
+  int evaluated() const { return map_.at().data < opened_ && counts() ? map_.at().data : -1; }
+  /// Whether this rank sees losses: the first tensor rank of the last stage.
+  bool counts() const { return map_.at().tensor == 0 && has_head(); }
 
   /// Refreshes the copies that products read; needed after every change of a weight.
   void prepare_weights() {
     using T = typename Map::Compute;
     if constexpr (copies_of_weights(P::policy) > 0)
-      for (int layer = 0; layer < layers; ++layer)
+      for (int layer = first_layer(); layer < first_layer() + layers / split.grid.pipeline; ++layer)
         for (const Op& op : graph.forward_block.ops) {
           if (op.kind != OpKind::linear) continue;
           const Weight<T> w = map_.block_weight(op.parameter, layer, op.out, op.in);
@@ -164,159 +111,445 @@ template <HasPolicy P, Backend B> class Step {
         }
   }
 
-  /// Calls visit(index in the parameter table, layer) for every tensor, in the order of the flat
-  /// vector.
-  template <class Visit> static void each_parameter(Visit&& visit) {
-    const auto segment = [&](Segment which, int layer) {
-      for (int i = 0; i < graph.parameters.rows.size; ++i)
-        if (graph.parameters.rows[i].segment == which) visit(i, layer);
-    };
-    segment(Segment::embedding, 0);
-    for (int layer = 0; layer < layers; ++layer) segment(Segment::block, layer);
-    segment(Segment::head, 0);
-  }
-
-  /// Calls visit(index, layer, pointer to the gradient in the type it waits in) for every tensor.
-  template <class Visit> void each_gradient(Visit&& visit) {
-    each_parameter([&](int i, int layer) {
-      using Narrow = typename Map::BlockGradient;
-      if (gradient_type(graph.parameters.rows[i], policy) == DType::fp32)
-        visit(i, layer, static_cast<const float*>(map_.gradient(i, layer)));
-      else
-        visit(i, layer, static_cast<const Narrow*>(map_.template gradient<Narrow>(i, layer)));
-    });
-  }
-
-  /// The micro-batch that was computed last, for a host to read, and what the head made of it.
-  const BatchView& batch() const { return host_batch_; }
-  HostValues<float> losses() { return result<float>(loss_op().outputs[0], batch_.sentences); }
+  /// The micro-batch that was evaluated last, for a host to read, and what the head made of it.
+  const BatchView& batch() const { return batches_[0].host; }
+  HostValues<float> losses() { return result<float>(loss_op().outputs[0], sentences()); }
   HostValues<std::int32_t> predictions() {
-    return result<std::int32_t>(loss_op().outputs[1], batch_.sentences);
+    return result<std::int32_t>(loss_op().outputs[1], sentences());
   }
   /// (sentences, labels); after evaluate() only, since backward reuses the memory.
   HostValues<float> logits() {
-    return result<float>(loss_op().inputs[0], std::int64_t{batch_.sentences} * policy.model.labels);
+    return result<float>(loss_op().inputs[0], std::int64_t{sentences()} * policy.model.labels);
   }
   HostView<B>& host() { return host_; }
 
  private:
+  /// One micro-batch in flight, where the backend and where the host reads it.
+  struct InFlight {
+    BatchView here, host;
+  };
+
+  // the walk -------------------------------------------------------------------------------------
+
+  void begin(bool training) {
+    training_ = training;
+    own_ = total_ = {};
+    fault_.clear();
+    map_.view_resident_weights();
+  }
+
+  template <int Capacity, Feed F> void walk(const StageTable<Capacity>& table, F& feed) {
+    for (const Section& section : table.sections)
+      for (int iteration = 0; iteration < section.repeats; ++iteration)
+        for (int i = section.first; i < section.first + section.size; ++i) {
+          const Event& e = table.events.rows[i];
+          const int turn = e.micro + iteration;
+          if (e.kind == EventKind::compute) compute(e, turn, feed);
+          if (e.starts_transfer()) tickets_[i] = start(e, i, turn);
+          if (e.kind == EventKind::wait) wait(table.events.rows[e.awaited], tickets_[e.awaited]);
+          // acquire and release are proved, and there is nothing left to do
+        }
+  }
+
+  template <Feed F> void compute(const Event& e, int turn, F& feed) {
+    switch (e.work) {
+      case Work::forward:
+        return forward(e, turn, feed);
+      case Work::backward:
+      case Work::backward_input:
+      case Work::backward_weight:
+        return backward(e, turn);
+      case Work::clear:
+        return clear(e);
+      case Work::accumulate:
+        return accumulate(e, turn);
+      case Work::norm:
+        return norm(e);
+      case Work::update:
+        return update(e);
+    }
+  }
+
+  // forward and backward -------------------------------------------------------------------------
+
+  template <Feed F> void forward(const Event& e, int turn, F& feed) {
+    if (is_absent(turn)) return;
+    map_.view_micro_batch(e.slot);
+    if (e.first == map_.layout().first) take(feed, turn, batches_[e.slot]);
+    view_weights(e);
+    const MicroBatch m = micro_batch(e);
+    for (int unit = e.first; unit < e.first + e.count; ++unit) run(forward_of(unit), unit, m);
+    if (has_head() && e.first + e.count == layers + 2) count(m);
+  }
+
+  void backward(const Event& e, int turn) {
+    if (is_absent(turn)) return nothing_backward(e, turn);
+    map_.view_micro_batch(e.slot);
+    view_weights(e);
+    view_gradients(e, turn);
+    MicroBatch m = micro_batch(e);
+    m.accumulate = adds(turn);
+    if (e.work != Work::backward_weight) stream_comes_back(e, turn, m);
+    for (int unit = e.first + e.count - 1; unit >= e.first; --unit) {
+      if (is_block(unit) && policy.recompute == Recompute::full)
+        run(graph.recompute_block, unit, m);
+      run(backward_of(unit), unit, m, e.work);
+    }
+    if (e.work != Work::backward_weight) stream_goes_back(e, turn, m);
+    if (e.work != Work::backward_input) fold_sums(e, turn);
+  }
+
+  /// A turn for which the epoch had no micro-batch left adds nothing.
+  void nothing_backward(const Event& e, int turn) {
+    if (e.work == Work::backward_input || adds(turn)) return;
+    if (e.to.store == Store::reducing) {
+      float* const gradients = map_.reducing(e_bucket(e), e.to.index);
+      backend_.run(Clear{gradients, 4 * map_.elements(e_bucket(e))});
+    } else {
+      backend_.run(Clear{map_.unit_gradients(e.first, e.count, sum_of(turn)),
+                         4 * map_.units_size(e.first, e.count)});
+      fold_sums(e, turn);
+    }
+  }
+
+  void run(const Program& program, int unit, const MicroBatch& m, Work work = Work::backward) {
+    const int layer = unit == 0 ? 0 : unit - 1;
+    for (const Op& op : program.ops) {
+      const bool of_weights = op.kind == OpKind::linear_backward_weight;
+      if (work == Work::backward || of_weights == (work == Work::backward_weight))
+        dispatch_.run(op, program.segment, layer, m);
+    }
+  }
+
+  void view_weights(const Event& e) {
+    if (e.from.store == Store::gathered) map_.view_gathered_weights(e_bucket(e), e.from.index);
+  }
+  void view_gradients(const Event& e, int turn) {
+    if (e.to.store == Store::reducing)
+      map_.view_reducing_gradients(e_bucket(e), e.to.index);
+    else
+      map_.view_resident_gradients(sum_of(turn));
+  }
+
+  // streams between stages: forward's stand in the activations themselves ------------------------
+
+  float* stream_before() { return map_.template tensor<float>({graph.stream}, first_layer()); }
+  float* stream_after() {
+    return map_.template tensor<float>({graph.stream, 1},
+                                       first_layer() + layers / split.grid.pipeline - 1);
+  }
+  void stream_comes_back(const Event& e, int turn, const MicroBatch& m) {
+    if (has_head() || e.first + e.count < map_.layout().first + map_.layout().units) return;
+    copy(map_.template tensor<float>({graph.d_stream}, first_layer()),
+         map_.d_stream_in(turn % Split::d_stream_buffers), stream_elements(m));
+  }
+  void stream_goes_back(const Event& e, int turn, const MicroBatch& m) {
+    if (has_embedding() || e.first > map_.layout().first) return;
+    copy(map_.d_stream_out(turn % Split::d_stream_buffers),
+         map_.template tensor<float>({graph.d_stream}, first_layer()), stream_elements(m));
+  }
+  static std::int64_t stream_elements(const MicroBatch& m) {
+    return std::int64_t{m.batch.rows} * graph.tensors[graph.stream].cols;
+  }
+
+  // sums of gradients ----------------------------------------------------------------------------
+
+  /// Whether a turn's gradients are added to those before. Otherwise they replace what stands
+  /// there.
+  static bool adds(int turn) { return split.zero.stage < 2 && !split.layout_invariant && turn > 0; }
+  /// Where a turn's gradients go: the next free of the unfinished nodes of the tree.
+  static int sum_of(int turn) { return split.layout_invariant ? std::popcount(unsigned(turn)) : 0; }
+  /// After turn i, as many nodes are whole as i + 1 can be halved; each is added to its neighbour.
+  template <class At> void fold(int turn, std::int64_t count, At&& at) {
+    if (!split.layout_invariant) return;
+    const int last = sum_of(turn), whole = std::countr_zero(unsigned(turn) + 1);
+    for (int sum = last; sum > last - whole; --sum) add(at(sum - 1), at(sum), count);
+  }
+  void fold_sums(const Event& e, int turn) {
+    if (split.zero.stage < 2)
+      fold(turn, map_.units_size(e.first, e.count),
+           [&](int sum) { return map_.unit_gradients(e.first, e.count, sum); });
+  }
+
+  /// A buffer's gaps between tensors and at its end take part in sums and norms.
+  void clear(const Event& e) {
+    if (e.to.store != Store::reducing) return;  // kept sums are replaced by the first turn
+    float* const buffer = map_.reducing(e.first, e.to.index);
+    std::int64_t at = 0;
+    const auto clear_to = [&](std::int64_t end) {
+      if (end > at) backend_.run(Clear{buffer + at, 4 * (end - at)});
+    };
+    map_.each_run(e.first, false, [&](const Run& run) {
+      const std::int64_t begin = run.whole - map_.layout().start_of(e.first);
+      clear_to(begin);
+      at = begin + run.count;
+    });
+    clear_to(map_.elements(e.first));
+  }
+  void accumulate(const Event& e, int turn) {
+    const std::int64_t count = map_.shard_elements(e.first);
+    const float* const reduced = map_.reducing(e.first, e.from.index) + map_.at().data * count;
+    float* const shard = map_.gradient_shard(e.first, sum_of(turn));
+    if (turn == 0 || split.layout_invariant)
+      copy(shard, reduced, count);
+    else
+      add(shard, reduced, count);
+    fold(turn, count, [&](int sum) { return map_.gradient_shard(e.first, sum); });
+  }
+
+  void copy(float* to, const float* from, std::int64_t count) {
+    backend_.run(CastForward<float>{to, from, int(count / 16), 16});
+  }
+  void add(float* to, const float* from, std::int64_t count) {
+    backend_.run(CastBackward<float>{to, from, int(count / 16), 16, true});
+  }
+
+  // the update -----------------------------------------------------------------------------------
+
+  /// This rank's part of the squares, each gradient counted by one rank.
+  void norm(const Event& e) {
+    map_.view_resident_gradients(0);
+    Record* const record = map_.record(communicator_.rank());
+    backend_.run(Clear{record, sizeof *record});
+    if (split.zero.stage > 0 || map_.at().data == 0)
+      for (int b = e.first; b < e.first + e.count; ++b)
+        each_own_run(b, [&](const Run& run, const auto* gradient) {
+          using G = std::remove_cvref_t<decltype(*gradient)>;
+          if (counts_squares(run))
+            backend_.run(SumOfSquaresOf<G>{&record->squares, gradient, run.count});
+        });
+    const Region region = map_.records();
+    host_.pull(region);
+    host_.at(record)->result = own_;
+    if (split.grid.ranks() > 1) host_.push(region);
+  }
+  /// What tensor ranks have in common counts once.
+  bool counts_squares(const Run& run) const {
+    const Parameter& p = graph.parameters.rows[run.parameter];
+    return map_.at().tensor == 0 || elements_on_rank(p, split.grid.tensor) < p.elements();
+  }
+
+  void update(const Event& e) {
+    if (total_.micro_batches == 0) decide();
+    for (int b = e.first; b < e.first + e.count; ++b)
+      each_own_run(b, [&](const Run& run, const auto* gradient) {
+        using G = std::remove_cvref_t<decltype(*gradient)>;
+        const Parameter& p = graph.parameters.rows[run.parameter];
+        backend_.run(AdamWUpdateOf<G>{
+            .weight = map_.at(State::weight, run),
+            .first_moment = map_.at(State::first_moment, run),
+            .second_moment = map_.at(State::second_moment, run),
+            .gradient = gradient,
+            .count = run.count,
+            .kind = policy.optimizer.kind,
+            .learning_rate = float(numbers_.learning_rate),
+            .beta1 = policy.optimizer.beta1,
+            .beta2 = policy.optimizer.beta2,
+            .epsilon = policy.optimizer.epsilon,
+            .weight_decay = decays(p, policy.optimizer.decay) ? numbers_.weight_decay : 0.0f,
+            .gradient_scale = gradient_scale_,
+            .t = numbers_.step + 1});
+      });
+  }
+
+  /// Adds up all ranks' records: norm, clip, and whether there is anything to update with.
+  void decide() {
+    if (split.grid.ranks() > 1) host_.pull(map_.records());
+    ExactSum squares;
+    for (int rank = 0; rank < split.grid.ranks(); ++rank) {
+      const Record& record = *host_.at(map_.record(rank));
+      squares.add(record.squares);
+      total_ += record.result;
+    }
+    const double mean = 1.0 / double(total_.sentences);  // gradients are sums over sentences so far
+    total_.gradient_norm = std::sqrt(squares.value()) * mean;
+    if (!std::isfinite(total_.gradient_norm) || !std::isfinite(total_.loss_sum))
+      faults_.raise(numbers_.step, fault_.empty() ? faults_.first_bad_gradient() : fault_);
+    const double bound = numbers_.clip / (total_.gradient_norm + 1e-6);
+    gradient_scale_ = float(mean * (numbers_.clip > 0 ? std::fmin(1.0, bound) : 1.0));
+  }
+
+  /// Calls visit(run, its gradient in the type in which it waits) for what this rank updates.
+  template <class Visit> void each_own_run(int bucket, Visit&& visit) {
+    map_.each_run(bucket, split.zero.stage >= 1, [&](const Run& run) {
+      using Narrow = typename Map::BlockGradient;
+      if (gradient_type(graph.parameters.rows[run.parameter], policy) == DType::fp32)
+        visit(run, static_cast<const float*>(map_.template gradient<float>(run)));
+      else
+        visit(run, static_cast<const Narrow*>(map_.template gradient<Narrow>(run)));
+    });
+  }
+
+  // transfers ------------------------------------------------------------------------------------
+
+  int start(const Event& e, int index, int turn) {
+    Transfer t{.kind = e.kind,
+               .collective = e.collective,
+               .group = e.group,
+               .data = place(e),
+               .size = e.size,
+               .name = {index, turn, text_of(e)}};
+    if (e.kind != EventKind::collective) {
+      Coordinates peer = map_.at();
+      peer.pipeline = e.peer;
+      t.peer = split.grid.rank(peer);
+      map_.view_micro_batch(0);
+    }
+    return communicator_.start(t);
+  }
+  void wait(const Event&, int ticket) { communicator_.wait(ticket); }
+
+  /// Where a transfer's payload stands. A gather starts from this rank's shard.
+  void* place(const Event& e) {
+    const Place p = e.to.store == Store::nothing ? e.from : e.to;
+    switch (p.store) {
+      case Store::parameters:
+        return map_.parameters(e.first);
+      case Store::gradients:
+        return map_.gradients(e.first);
+      case Store::reducing:
+        return map_.reducing(e.first, p.index);
+      case Store::gathered: {
+        float* const all = map_.gathered(e.first, p.index);
+        const std::int64_t count = map_.shard_elements(e.first);
+        copy(all + map_.at().data * count, map_.parameter_shard(e.first), count);
+        return all;
+      }
+      case Store::norms:
+        return map_.record(0);
+      case Store::stream_in:
+        map_.view_micro_batch(p.index);
+        return stream_before();
+      case Store::stream_out:
+        map_.view_micro_batch(p.index);
+        return stream_after();
+      case Store::d_stream_in:
+        return map_.d_stream_in(p.index);
+      default:
+        return map_.d_stream_out(p.index);
+    }
+  }
+  static constexpr const char* text_of(const Event& e) {
+    switch (e.to.store == Store::nothing ? e.from.store : e.to.store) {
+      case Store::parameters:
+        return "all_gather of updated parameters";
+      case Store::gathered:
+        return "all_gather of parameters";
+      case Store::gradients:
+        return e.collective == Collective::all_reduce ? "all_reduce of gradients"
+                                                      : "reduce_scatter of gradients";
+      case Store::reducing:
+        return "reduce_scatter of gradients";
+      case Store::norms:
+        return "all_gather of the ranks' records";
+      case Store::stream_in:
+        return "receive of the stream";
+      case Store::stream_out:
+        return "send of the stream";
+      case Store::d_stream_in:
+        return "receive of the stream's gradient";
+      default:
+        return "send of the stream's gradient";
+    }
+  }
+
+  // micro-batches --------------------------------------------------------------------------------
+
+  int which(int turn) const {
+    return training_ ? split.micro_batch(map_.at().data, turn) : map_.at().data;
+  }
+  bool is_absent(int turn) const { return which(turn) >= opened_; }
+
+  /// The feed's micro-batch of a turn, brought to where the backend reads it.
+  template <Feed F> void take(F& feed, int turn, InFlight& batch) {
+    std::uint32_t first_ordinal = 0;
+    if (training_)
+      for (int i = 0; i < which(turn); ++i) first_ordinal += std::uint32_t(feed.sentences(i));
+    feed.fill(which(turn), batch.host, first_ordinal);
+    host_.push({map_.plan().batch.offset, map_.plan().batch.size});
+    batch.here.rows = batch.host.rows;
+    batch.here.sentences = batch.host.sentences;
+  }
+  MicroBatch micro_batch(const Event& e) const {
+    return {.batch = batches_[e.slot].here,
+            .seed = numbers_.seed,
+            .step = std::uint32_t(numbers_.step),
+            .training = training_};
+  }
+
+  /// Adds the micro-batch's losses, in the order of its sentences.
+  void count(const MicroBatch& m) {
+    if (!counts()) return;
+    const BatchView& host = host_of(m);
+    const HostValues<float> loss = result<float>(loss_op().outputs[0], host.sentences);
+    const auto predicted = result<std::int32_t>(loss_op().outputs[1], host.sentences);
+    for (int s = 0; s < host.sentences; ++s) {
+      const std::int64_t length = host.lengths[s], rows = host.first_row[s + 1] - host.first_row[s];
+      own_.tokens += length;
+      own_.attended += length * rows;
+      if (host.labels[s] < 0) continue;
+      own_.loss_sum += loss[std::size_t(s)];
+      own_.correct += predicted[std::size_t(s)] == host.labels[s];
+      ++own_.sentences;
+    }
+    own_.rows += host.rows;
+    ++own_.micro_batches;
+    if (training_ && !std::isfinite(own_.loss_sum)) loss_is_not_finite(m);
+  }
+  /// A rank alone says so at once; of several, all come to the norm and see it there.
+  void loss_is_not_finite(const MicroBatch& m) {
+    if (!fault_.empty()) return;
+    const bool all_here = split.grid.ranks() == split.grid.data && split.zero.stage < 3;
+    fault_ = all_here ? faults_.first_bad_activation(m) : "the losses of a micro-batch";
+    if (split.grid.ranks() == 1) faults_.raise(numbers_.step, fault_);
+    fault_ += " on rank " + std::to_string(communicator_.rank());
+  }
+
+  // small facts ----------------------------------------------------------------------------------
+
+  static constexpr bool is_block(int unit) { return unit >= 1 && unit <= layers; }
+  static constexpr const Program& forward_of(int unit) {
+    return unit == 0        ? graph.forward_embedding
+           : is_block(unit) ? graph.forward_block
+                            : graph.forward_head;
+  }
+  static constexpr const Program& backward_of(int unit) {
+    return unit == 0        ? graph.backward_embedding
+           : is_block(unit) ? graph.backward_block
+                            : graph.backward_head;
+  }
   static constexpr const Op& loss_op() {
     return graph.forward_head.ops.rows[graph.forward_head.ops.size - 1];
   }
-
+  int e_bucket(const Event& e) const { return map_.layout().bucket_of(e.first); }
+  bool has_embedding() const { return map_.at().pipeline == 0; }
+  bool has_head() const { return map_.at().pipeline + 1 == split.grid.pipeline; }
+  int first_layer() const { return map_.at().pipeline * (layers / split.grid.pipeline); }
+  int sentences() const { return batches_[0].host.sentences; }
+  const BatchView& host_of(const MicroBatch& m) const {
+    int slot = 0;
+    while (batches_[slot].here.token_ids != m.batch.token_ids) ++slot;
+    return batches_[slot].host;
+  }
   template <class T> HostValues<T> result(Operand x, std::int64_t count) {
     return host_.read(map_.template tensor<T>(x, layers), count);
   }
 
-  /// The feed's next micro-batch, brought to where the backend reads it.
-  template <Feed F> bool take(F& feed, std::uint32_t first_ordinal) {
-    if (!feed.fill(host_batch_, first_ordinal)) return false;
-    host_.push(PlanOf<P>::plan.batch);
-    batch_.rows = host_batch_.rows;
-    batch_.sentences = host_batch_.sentences;
-    return true;
-  }
-
-  void run(const Program& program, int layer, const MicroBatch& m) {
-    for (const Op& op : program.ops) dispatch_.run(op, program.segment, layer, m);
-  }
-
-  /// Adds the micro-batch's losses, in the order of its sentences.
-  void count(StepResult& result) {
-    const HostValues<float> loss = losses();
-    const HostValues<std::int32_t> predicted = predictions();
-    for (int s = 0; s < host_batch_.sentences; ++s) {
-      const std::int64_t length = host_batch_.lengths[s],
-                         rows = host_batch_.first_row[s + 1] - host_batch_.first_row[s];
-      result.tokens += length;
-      result.attended += length * rows;
-      if (host_batch_.labels[s] < 0) continue;
-      result.loss_sum += loss[std::size_t(s)];
-      result.correct += predicted[std::size_t(s)] == host_batch_.labels[s];
-      ++result.sentences;
-    }
-    result.rows += batch_.rows;
-    ++result.micro_batches;
-  }
-
-  // what went wrong ------------------------------------------------------------------------------
-
-  template <class T> bool is_finite(const T* values, std::int64_t count) {
-    for (const T& x : host_.read(values, count))
-      if (!std::isfinite(float(x))) return false;
-    return true;
-  }
-
-  static std::string name_of(int parameter, int layer) {
-    const Parameter& p = graph.parameters.rows[parameter];
-    const std::string name(p.name);
-    return p.segment == Segment::block ? "bert.encoder.layer." + std::to_string(layer) + "." + name
-                                       : name;
-  }
-
-  [[noreturn]] static void throw_not_finite(std::int64_t step, const std::string& tensor) {
-    throw Error("step " + std::to_string(step + 1),
-                "the loss is not a finite number; the first tensor with one that is not: " + tensor,
-                "Lower the learning rate or resume from the last checkpoint, which is unharmed");
-  }
-
-  /// Runs the forward pass again, op by op, until an output is not finite. Dropout comes from
-  /// counters, so the second pass computes what the first one did.
-  [[noreturn]] void throw_first_bad_activation(const MicroBatch& m, std::int64_t step) {
-    each_parameter([&](int i, int layer) {
-      if (!is_finite(map_.parameter(State::weight, i, layer), graph.parameters.rows[i].elements()))
-        throw_not_finite(step, "weight " + name_of(i, layer));
-    });
-    search(graph.forward_embedding, 0, m, step);
-    for (int layer = 0; layer < layers; ++layer) search(graph.forward_block, layer, m, step);
-    search(graph.forward_head, layers, m, step);
-    throw_not_finite(step, "the sum of losses");
-  }
-
-  void search(const Program& program, int layer, const MicroBatch& m, std::int64_t step) {
-    for (const Op& op : program.ops) {
-      dispatch_.run(op, program.segment, layer, m);
-      for (const Operand& y : op.outputs) {
-        if (y.tensor == no_tensor || is_finite(y, layer, m)) continue;
-        const std::string where = program.segment == Segment::block
-                                      ? "block " + std::to_string(layer)
-                                  : program.segment == Segment::head ? "the head"
-                                                                     : "the embedding";
-        throw_not_finite(
-            step, "activation '" + std::string(graph.tensors[y.tensor].name) + "' of " + where);
-      }
-    }
-  }
-
-  bool is_finite(Operand y, int layer, const MicroBatch& m) {
-    const Tensor& t = graph.tensors[y.tensor];
-    if (t.rows == Rows::workers || t.type == DType::int32) return true;
-    const std::int64_t count = std::int64_t{dispatch_.rows(y, m)} * t.cols;
-    if (t.type == DType::fp32) return is_finite(map_.template tensor<float>(y, layer), count);
-    return is_finite(map_.template tensor<bf16>(y, layer), count);
-  }
-
-  /// Gradients in the order in which backward made them: head, blocks from the last, embedding.
-  [[noreturn]] void throw_first_bad_gradient(std::int64_t step) {
-    std::string bad;
-    int first = layers + 2;
-    each_gradient([&](int i, int layer, const auto* gradient) {
-      const Segment home = graph.parameters.rows[i].segment;
-      const int made = home == Segment::head    ? 0
-                       : home == Segment::block ? layers - layer
-                                                : layers + 1;
-      if (made >= first || is_finite(gradient, graph.parameters.rows[i].elements())) return;
-      first = made;
-      bad = "gradient of " + name_of(i, layer);
-    });
-    throw_not_finite(step, bad.empty() ? "the gradient's norm" : bad);
-  }
-
   B& backend_;
   Map& map_;
+  C& communicator_;
   Dispatch<P, B> dispatch_;
   HostView<B> host_;
-  BatchView batch_, host_batch_;
+  Faults<P, B> faults_;
+  InFlight batches_[most_in_flight];
+  int tickets_[ScheduleOf<P>::capacity]{};
+
+  StepNumbers numbers_;
+  bool training_ = true;
+  int opened_ = 0;          // micro-batches of this step, all ranks
+  StepResult own_, total_;  // of this rank, of all
+  std::string fault_;       // what was not finite first
+  float gradient_scale_ = 1;
 };
 
 }  // namespace ctrain

@@ -2,12 +2,13 @@
 #pragma once
 
 #include <ctrain/backend/backend.hpp>
+#include <ctrain/backend/comm/single.hpp>
+#include <ctrain/backend/comm/transfer.hpp>
 #include <ctrain/backend/default.hpp>
 #include <ctrain/memory/check.hpp>
 #include <ctrain/policy/rules.hpp>
 #include <ctrain/trainer/initialize.hpp>
 #include <ctrain/trainer/memory_map.hpp>
-#include <ctrain/trainer/one_rank.hpp>
 #include <ctrain/trainer/step.hpp>
 
 #include <cstdint>
@@ -36,75 +37,125 @@ struct NamedTensor {
   }
 };
 
-/// Checks the rules, then the plan, then what a trainer asks on top.
-template <class P> struct Verified : Check<P> {
-  static_assert(sizeof(rule::a_trainer_is_one_rank<P::policy.parallel.ranks()>));
+/// Consecutive elements of a tensor of the state dict that one rank holds.
+struct TensorPart {
+  std::string name;                   // Hugging Face's
+  std::vector<std::int64_t> shape;    // of the whole tensor
+  std::int64_t first = 0, count = 0;  // of its elements, row-major
+  float* data = nullptr;
+  int parameter = 0, layer = 0;  // row of the parameter table
+  bool is_mine = true;           // of the ranks that hold it, this one writes it to files
 };
 
-/// Weights, gradients and optimizer state of P's model in one arena, and the step that trains them.
-template <HasPolicy P, Backend B = DefaultBackend> class Trainer : Verified<P> {
+/// One rank's share of the weights, gradients and optimizer state of P's model in one arena, and
+/// the step that trains them.
+template <HasPolicy P, Backend B = DefaultBackend, Communicator C = Single>
+class Trainer : Check<P> {
  public:
   static constexpr const auto& policy = P::policy;
-  static constexpr const auto& plan = PlanOf<P>::plan;
   static constexpr const auto& graph = GraphOf<P>::graph;
 
   /// Takes the arena. Weights are new ones drawn from `seed`; optimizer state is zero.
-  explicit Trainer(std::uint64_t seed = P::policy.seed) : step_(backend_, map_) {
-    for (const NamedTensor& t : tensors()) initialize(t, seed);
+  explicit Trainer(std::uint64_t seed = P::policy.seed) : Trainer(nobody(), seed) {
+    static_assert(
+        P::policy.parallel.ranks() == 1,
+        "a policy of several ranks needs a communicator: Trainer<P, B, Mpi>(communicator)");
+  }
+  /// The same on one of the policy's ranks, which is what the communicator says.
+  explicit Trainer(C& communicator, std::uint64_t seed = P::policy.seed)
+      : communicator_(communicator),
+        map_(grid_of(P::policy.parallel).at(communicator.rank())),
+        step_(backend_, map_, communicator) {
+    initialize(seed, [](const TensorPart&) { return true; });
     prepare_products();
     weights_changed();
   }
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  /// Every tensor of the state dict, in the order of the flat vector, for a host to read and write.
-  /// On a device, fetch_state() brings what is there, and weights_changed() sends it back.
+  /// Every tensor of the state dict, in the order of the flat vector, for a host to read and write;
+  /// of a policy of one rank. On a device, fetch_state() brings what is there, and
+  /// weights_changed() sends it back.
   std::vector<NamedTensor> tensors() {
+    static_assert(P::policy.parallel.ranks() == 1, "ranks hold parts of tensors: see parts()");
     std::vector<NamedTensor> all;
-    Step<P, B>::each_parameter([&](int i, int layer) {
-      const Parameter& p = graph.parameters.rows[i];
-      std::vector<std::int64_t> shape =
-          p.vector ? std::vector<std::int64_t>{p.cols} : std::vector<std::int64_t>{p.rows, p.cols};
-      const std::string prefix =
-          p.segment == Segment::block ? "bert.encoder.layer." + std::to_string(layer) + "." : "";
-      all.push_back({.name = prefix + std::string(p.name),
-                     .shape = std::move(shape),
-                     .weight = host(map_.parameter(State::weight, i, layer)),
-                     .gradient = host(map_.gradient(i, layer)),
+    each_run([&](const Run& run) {
+      const Parameter& p = graph.parameters.rows[run.parameter];
+      all.push_back({.name = name_of(run),
+                     .shape = shape_of(p),
+                     .weight = host(map_.at(State::weight, run)),
+                     .gradient = host(map_.gradient(run.parameter, run.layer)),
                      .gradient_type = gradient_type(p, policy),
-                     .first_moment = host(map_.parameter(State::first_moment, i, layer)),
-                     .second_moment = host(map_.parameter(State::second_moment, i, layer)),
+                     .first_moment = host(map_.at(State::first_moment, run)),
+                     .second_moment = host(map_.at(State::second_moment, run)),
                      .count = p.elements(),
-                     .parameter = i});
+                     .parameter = run.parameter});
     });
     return all;
   }
 
-  /// Draws one tensor anew.
-  void initialize(const NamedTensor& t, std::uint64_t seed) {
-    ctrain::initialize(graph.parameters.rows[t.parameter], t.name, seed,
-                       policy.model.initializer_range, t.weight);
+  /// What this rank holds of one state, for a host to read and write.
+  std::vector<TensorPart> parts(State state) {
+    const bool shards = MemoryMap<P>::split.zero.stage >= (state == State::weight ? 3 : 1);
+    std::vector<TensorPart> all;
+    for (int b = map_.layout().buckets.size - 1; b >= 0; --b)
+      map_.each_run(b, shards, [&](const Run& run) {
+        all.push_back({.name = name_of(run),
+                       .shape = shape_of(graph.parameters.rows[run.parameter]),
+                       .first = run.first,
+                       .count = run.count,
+                       .data = host(map_.at(state, run)),
+                       .parameter = run.parameter,
+                       .layer = run.layer,
+                       .is_mine = shards || map_.at().data == 0});
+      });
+    return all;
+  }
+
+  /// Draws the weights that `choose(part)` names anew.
+  template <class Choose> void initialize(std::uint64_t seed, Choose&& choose) {
+    for (const TensorPart& part : parts(State::weight))
+      if (choose(part))
+        ctrain::initialize(graph.parameters.rows[part.parameter], part.name, seed,
+                           policy.model.initializer_range, part.first, part.count, part.data);
   }
 
   /// To be called before tensors() are read: weights, gradients and optimizer state.
   void fetch_state() {
     HostView<B>& host = step_.host();
-    host.pull(plan.parameters), host.pull(plan.gradients);
-    host.pull(plan.first_moment), host.pull(plan.second_moment);
+    host.pull(plan().parameters), host.pull(plan().gradients);
+    host.pull(plan().first_moment), host.pull(plan().second_moment);
   }
   /// To be called after weights or optimizer state were written from outside.
   void weights_changed() {
     HostView<B>& host = step_.host();
-    host.push(plan.parameters), host.push(plan.first_moment), host.push(plan.second_moment);
+    host.push(plan().parameters), host.push(plan().first_moment), host.push(plan().second_moment);
     step_.prepare_weights();
   }
 
-  Step<P, B>& step() { return step_; }
+  const MemoryPlan& plan() const { return map_.plan(); }
+  Step<P, B, C>& step() { return step_; }
+  C& communicator() { return communicator_; }
   B& backend() { return backend_; }
   ArenaOf<B>& arena() { return map_.arena(); }
 
  private:
+  static C& nobody() {
+    static C single;
+    return single;
+  }
   template <class T> T* host(T* address) { return step_.host().at(address); }
+
+  template <class Visit> void each_run(Visit&& visit) {
+    for (int b = map_.layout().buckets.size - 1; b >= 0; --b) map_.each_run(b, false, visit);
+  }
+  static std::string name_of(const Run& run) {
+    return Faults<P, B>::name_of(run.parameter, run.layer);
+  }
+  static std::vector<std::int64_t> shape_of(const Parameter& p) {
+    if (p.vector) return {p.cols};
+    return {p.rows, p.cols};
+  }
 
   /// Lets a backend that prepares its products per shape do so now, for every shape a step can ask
   /// for.
@@ -132,9 +183,10 @@ template <HasPolicy P, Backend B = DefaultBackend> class Trainer : Verified<P> {
     }
   }
 
+  C& communicator_;
   B backend_;
   MemoryMap<P, ArenaOf<B>> map_;
-  Step<P, B> step_;
+  Step<P, B, C> step_;
 };
 
 }  // namespace ctrain

@@ -65,7 +65,7 @@ Ints order_of(Sampler& sampler, const Batch& shape) {
   Buffers buffers(shape);
   Ints order;
   while (sampler.fill(buffers.view))
-    order.insert(order.end(), sampler.latest().begin(), sampler.latest().end());
+    order.insert(order.end(), sampler.samples(0).begin(), sampler.samples(0).end());
   return order;
 }
 
@@ -99,7 +99,7 @@ TEST_CASE("io.sampler.a_padded_batch_has_length_rows_for_each_sentence") {
   CHECK(out.positions == Ints{0, 1, 2, 3, 4, 5, 0, 0, 0, 0, 0, 0});
   CHECK(out.row_keys[5] == 7 * 512 + 5);
   CHECK(out.row_keys[6] == 0);
-  CHECK(Ints(sampler.latest().begin(), sampler.latest().end()) == Ints{2});
+  CHECK(Ints(sampler.samples(0).begin(), sampler.samples(0).end()) == Ints{2});
   CHECK_FALSE(sampler.fill(out.view));
 }
 
@@ -243,7 +243,7 @@ TEST_CASE("io.sampler.a_restored_position_gives_the_same_batches") {
   Buffers again(packed);
   while (sampler.fill(out.view)) {
     REQUIRE(resumed.fill(again.view));
-    CHECK(std::ranges::equal(sampler.latest(), resumed.latest()));
+    CHECK(std::ranges::equal(sampler.samples(0), resumed.samples(0)));
     CHECK(head(out.token_ids, out.view.rows) == head(again.token_ids, again.view.rows));
     CHECK(sampler.position() == resumed.position());
   }
@@ -271,57 +271,26 @@ TEST_CASE("io.sampler.an_epoch_goes_on_in_another_shape") {
   CHECK(after.position().batch == total);
 }
 
-TEST_CASE("io.sampler.evaluation_shares_every_sample_once") {
-  const Dataset data = varied(23);
-  for (const int ranks : {1, 2, 3, 4, 7, 30}) {
-    Ints all;
-    std::int64_t batches = -1;
-    for (int rank = 0; rank < ranks; ++rank) {
-      Sampler sampler(data, packed, {}, {.rank = rank, .ranks = ranks});
-      const Ints mine = order_of(sampler, packed);
-      CHECK(std::int64_t(mine.size()) == sampler.samples());
-      for (const std::int32_t i : mine) CHECK(i % ranks == rank);
-      all.insert(all.end(), mine.begin(), mine.end());
-      if (rank == 0) batches = sampler.batches();
-      CHECK(sampler.batches() == batches);
+TEST_CASE("io.sampler.what_is_opened_together_is_what_comes_one_after_the_other") {
+  const Dataset data = varied(60);
+  for (const int together : {1, 2, 3, 5, 64}) {
+    Sampler one(data, packed, 9), many(data, packed, 9);
+    Buffers expected(packed), out(packed);
+    while (const int count = many.open(together)) {
+      CHECK(count <= together);
+      for (int i = 0; i < count; ++i) {
+        REQUIRE(one.fill(expected.view, 3));
+        CHECK(many.sentences(i) == expected.view.sentences);
+        CHECK(std::ranges::equal(many.samples(i), one.samples(0)));
+      }
+      many.fill(count - 1, out.view, 3);  // in any order
+      CHECK(out.view.rows == expected.view.rows);
+      CHECK(head(out.token_ids, out.view.rows) == head(expected.token_ids, out.view.rows));
+      CHECK(head(out.row_keys, out.view.rows) == head(expected.row_keys, out.view.rows));
+      CHECK(many.position() == one.position());
     }
-    std::sort(all.begin(), all.end());
-    Ints expected(23);
-    std::iota(expected.begin(), expected.end(), 0);
-    CHECK(all == expected);
+    CHECK_FALSE(one.fill(expected.view));
   }
-}
-
-TEST_CASE("io.sampler.training_shares_repeat_the_first_samples") {
-  const Dataset data = varied(5);
-  const Share three[] = {{0, 3, true}, {1, 3, true}, {2, 3, true}};
-  const Ints expected[] = {{0, 3}, {1, 4}, {2, 0}};
-  for (int rank = 0; rank < 3; ++rank) {
-    Sampler sampler(data, packed, {}, three[rank]);
-    CHECK(sampler.samples() == 2);
-    CHECK(order_of(sampler, packed) == expected[rank]);
-  }
-  Sampler many(data, packed, {}, {.rank = 11, .ranks = 12, .repeat = true});
-  CHECK(order_of(many, packed) == Ints{1});
-}
-
-TEST_CASE("io.sampler.a_rank_that_needs_fewer_batches_ends_with_empty_ones") {
-  const Dataset data = data_of({40, 3, 40, 3, 40, 3});
-  Sampler sampler(data, packed, {}, {.rank = 1, .ranks = 2, .repeat = true});
-  CHECK(sampler.batches() == 3);  // rank 0 has three samples of 40 tokens
-  Buffers out(packed);
-  REQUIRE(sampler.fill(out.view));
-  CHECK(out.view.sentences == 3);
-  for (int i = 0; i < 2; ++i) {
-    const SamplerPosition saved = sampler.position();
-    sampler.start(saved);
-    REQUIRE(sampler.fill(out.view));
-    CHECK(out.view.sentences == 0);
-    CHECK(out.view.rows == 0);
-    CHECK(out.first_row[0] == 0);
-    CHECK(sampler.latest().empty());
-  }
-  CHECK_FALSE(sampler.fill(out.view));
 }
 
 TEST_CASE("io.sampler.no_samples_is_an_error") {
@@ -354,14 +323,6 @@ TEST_CASE("io.sampler.a_shape_without_rows_is_an_error") {
     CHECK(error_of([&] { Sampler(data, shape); }) == text);
 }
 
-TEST_CASE("io.sampler.a_rank_that_does_not_exist_is_an_error") {
-  const Dataset data = data_of({3});
-  for (const Share& share : {Share{2, 2}, Share{-1, 2}, Share{0, 0}})
-    CHECK(error_of([&] { Sampler(data, packed, {}, share); }) ==
-          "rank " + std::to_string(share.rank) + ": is not one of " + std::to_string(share.ranks) +
-              " ranks. Number the ranks from 0");
-}
-
 TEST_CASE("io.sampler.a_position_outside_of_the_data_is_an_error") {
   const Dataset data = varied(10);
   Sampler sampler(data, packed);
@@ -372,11 +333,6 @@ TEST_CASE("io.sampler.a_position_outside_of_the_data_is_an_error") {
   CHECK_THROWS_AS(sampler.start({.epoch = -1}), Error);
   CHECK_THROWS_AS(sampler.start({.batch = -1}), Error);
   CHECK_THROWS_AS(sampler.start({.sample = -1}), Error);
-  Sampler shared(data, packed, {}, {.rank = 0, .ranks = 2});
-  CHECK(error_of([&] { shared.start({.epoch = 0, .batch = 1, .sample = 1}); }) ==
-        "f.json: the saved position (sample 1) is not the start of a micro-batch of this shape. "
-        "Resume "
-        "on several ranks with the batch shape, seed and rank count of the checkpoint");
 }
 
 TEST_CASE("io.sampler.too_many_sentences_in_a_step_is_an_error") {
@@ -386,6 +342,7 @@ TEST_CASE("io.sampler.too_many_sentences_in_a_step_is_an_error") {
   CHECK(error_of([&] { sampler.fill(out.view, 8388608); }) ==
         "accumulation: one optimizer step has more than 8388608 sentences. Accumulate fewer "
         "micro-batches");
+  sampler.start({});
   REQUIRE(sampler.fill(out.view, 8388607));
   CHECK(out.row_keys[2] == 0xfffffe02u);
 }

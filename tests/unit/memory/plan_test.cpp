@@ -90,12 +90,12 @@ static_assert(host_extra >= 0 && host_extra <= 8 * 2 * 128 * 128 * 4);
 constexpr bool batch_arrays_are_apart(const Policy& p) {
   const BatchLayout b = batch_layout(p);
   const bytes at[] = {b.token_ids, b.token_types, b.positions, b.row_keys,
-                      b.first_row, b.lengths,     b.labels,    b.scalars};
+                      b.first_row, b.lengths,     b.labels,    b.size};
   for (int i = 0; i < 4; ++i)
     if (at[i + 1] - at[i] < 4 * p.batch.rows()) return false;
   for (int i = 4; i < 7; ++i)
     if (at[i + 1] - at[i] < 4 * (p.batch.sentence_bound() + 1)) return false;
-  return b.size - b.scalars == 64;
+  return plan_memory(p).batch.size == b.size + Split::record;
 }
 static_assert(batch_arrays_are_apart(on(erlangshen_1b3, packed)));
 static_assert(batch_arrays_are_apart(on(erlangshen_1b3, padded)));

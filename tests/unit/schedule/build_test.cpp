@@ -64,8 +64,9 @@ static_assert(sends(3, mixed, 377, 566, 660));
 // With accumulation stages 0 and 1 send the same, stage 2 gradients and stage 3 all for each.
 static_assert(sent(4, 1, mixed, 8) == sent(4, 1, mixed) &&
               sent(4, 0, mixed, 8) == sent(4, 0, mixed));
-static_assert(sent(4, 2, mixed, 7) - 24 == 4 * (sent(4, 2, mixed) - 24));
-static_assert(sent(4, 3, mixed, 8) - 24 == 8 * (sent(4, 3, mixed) - 24));
+constexpr bytes records = 3 * Split::record;  // to three others
+static_assert(sent(4, 2, mixed, 7) - records == 4 * (sent(4, 2, mixed) - records));
+static_assert(sent(4, 3, mixed, 8) - records == 8 * (sent(4, 3, mixed) - records));
 
 // The real tables send exactly that; 1.3B on 2, 4 and 8 data ranks is proved in the front end.
 template <int Ranks, int Stage> struct Large {

@@ -293,7 +293,7 @@ class Simulator {
     add(Store::parameter_shard, s.zero.stage == 3 ? b : 0, tables_.shard());
     add(Store::gradients, s.zero.stage < 2 ? b : 0, n);
     add(Store::gradient_shard, s.zero.stage >= 2 ? b : 0, tables_.shard());
-    add(Store::norms, 1, s.gathers_norm() ? grid_.size(s.norm_group()) : 1);
+    add(Store::norms, 1, grid_.ranks());
     add(Store::gathered, s.gather_buffers(), n);
     add(Store::reducing, Split::reduce_buffers, n);
     add(Store::activations, slots, 2 + 2 * t.layout.units);
@@ -595,8 +595,8 @@ class Simulator {
         for (int c = 0; c < count; ++c) sum += 3 * at(rank, g)[first(g) + c];
       }
       if (!exists(rank, e.to)) return malformed();
-      const int mine = s.gathers_norm() ? grid_.position(s.norm_group(), grid_.at(rank)) : 0;
-      r.writes.push_back({at(rank, e.to) + mine, sum});
+      if (stage == 0 && grid_.at(rank).data > 0) sum = 0;  // what data ranks share counts once
+      r.writes.push_back({at(rank, e.to) + rank, sum});
       r.computing = true;
       return true;
     }
