@@ -34,6 +34,7 @@ struct Lifetime {
   bool written_by_head = false;   // in forward
   bool read_later = false;        // by any backward, as forward wrote it
   bool made_for_weights = false;  // a gradient that a product for a weight reads
+  bool of_block = false;          // a product of the block
   bool kept = false;              // each micro-batch in flight has its own
 
   constexpr bool overlaps(const Lifetime& other) const {
@@ -107,8 +108,11 @@ struct Walker {
       const Op& op = program.ops.rows[i];
       for (const Operand& x : op.inputs)
         if (x.tensor != no_tensor) touch(row_of(x, program), program, backward);
-      if (op.kind == OpKind::linear_backward_weight)
-        row_of(op.inputs[0], program).made_for_weights = true;
+      if (op.kind == OpKind::linear_backward_weight) {
+        Lifetime& l = row_of(op.inputs[0], program);
+        l.made_for_weights = true;
+        l.of_block = program.segment == Segment::block;
+      }
       for (int k = 0; k < 3; ++k) {
         const Operand y = op.outputs[k];
         if (y.tensor == no_tensor) continue;

@@ -225,7 +225,7 @@ constexpr bytes place(const Lifetimes& l, bytes (&offsets)[64], bytes bound) {
 /// True iff each block keeps an instance of its own.
 constexpr bool is_saved_by_block(const Graph& g, const Lifetime& l) {
   if (g.tensors.rows[l.tensor].is_stream) return !l.next_stream && l.read_by_backward;
-  return l.written_by_block && l.read_by_backward;
+  return (l.written_by_block && l.read_by_backward) || (l.kept && l.made_for_weights && l.of_block);
 }
 
 /// True iff the embedding keeps it for its own backward: alive from the first op to the last.
