@@ -172,23 +172,28 @@ def polynomial(t):
 RUNS = {"torch_linear": (torch_adamw, linear), "hf_polynomial": (OldHuggingFaceAdamW, polynomial)}
 
 
-def train(model, batches, optimizer, schedule, autocast=False):
+def train(model, batches, optimizer, schedule, half=None):
+    """half: the type of torch.autocast's products; float16 with a loss scale of 1024, which no step overflows."""
     decays = lambda name: not any(part in name for part in NO_DECAY)
     parameters = list(model.named_parameters())
     groups = [{"params": [p for n, p in parameters if decays(n)], "weight_decay": DECAY},
               {"params": [p for n, p in parameters if not decays(n)], "weight_decay": 0.0}]
     stepper = optimizer(groups, BASE_LR)
     losses, norms = [], []
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=half == torch.float16)
     for t in range(STEPS):
         for group in stepper.param_groups:
             group["lr"] = schedule(t)
         stepper.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with torch.autocast("cpu", half, enabled=half is not None):
             loss = model(**for_model(batches[t % len(batches)])).loss
-        loss.backward()
+        scaler.scale(loss).backward()
+        scaler.unscale_(stepper)
         norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP))
-        stepper.step()
+        scaler.step(stepper)
+        scaler.update()
         losses.append(loss.detach())
+    assert scaler.get_scale() == (1024.0 if scaler.is_enabled() else 1.0)
     dtype = parameters[0][1].dtype
     return torch.stack(losses).to(dtype), torch.stack(norms).to(dtype), dict(parameters)
 
@@ -210,13 +215,14 @@ def write_training(path, model, batches, kept_weights, facts):
                 "loss": largest_difference(single[0], double[0]),
                 "grad_norm": largest_difference(single[1], double[1]),
                 **{weight: largest_difference(single[2][weight], double[2][weight]) for weight in kept_weights}}}
-    brain = train(copy.deepcopy(model), batches, *RUNS["torch_linear"], autocast=True)
-    stored["torch_linear.loss.bf16"], stored["torch_linear.grad_norm.bf16"] = brain[0], brain[1]
-    difference = (brain[0].double() - losses["torch_linear"]).abs()
-    facts["torch_linear"]["bf16_minus_f64"] = {
-        "loss": float(f"{difference.max().item():.3g}"),
-        "loss_in_the_first_ten_steps": float(f"{difference[:10].max().item():.3g}"),
-        "mean_of_absolute_loss_differences": float(f"{difference.mean().item():.3g}")}
+    for name, half in {"bf16": torch.bfloat16, "fp16": torch.float16}.items():
+        narrow = train(copy.deepcopy(model), batches, *RUNS["torch_linear"], half)
+        stored[f"torch_linear.loss.{name}"], stored[f"torch_linear.grad_norm.{name}"] = narrow[0], narrow[1]
+        difference = (narrow[0].double() - losses["torch_linear"]).abs()
+        facts["torch_linear"][f"{name}_minus_f64"] = {
+            "loss": float(f"{difference.max().item():.3g}"),
+            "loss_in_the_first_ten_steps": float(f"{difference[:10].max().item():.3g}"),
+            "mean_of_absolute_loss_differences": float(f"{difference.mean().item():.3g}")}
     facts["loss_of_torch_linear_minus_hf_polynomial"] = largest_difference(*losses.values())
     save(path, stored)
 
