@@ -12,7 +12,8 @@ namespace ctrain {
 
 /// One exchange of one member: it sends chunks [send, send + sends) to `to` and at the same time
 /// receives chunks [receive, receive + receives) from `from`, then adds those to its own or takes
-/// them as they are. A chunk is one member's share of the payload.
+/// them as they are. A chunk is one member's share of the payload; of an all_to_all, whose first
+/// half goes to the members and whose second half comes from them, half of that.
 struct Exchange {
   std::int16_t to = 0, from = 0;
   std::int16_t send = 0, sends = 0, receive = 0, receives = 0;
@@ -65,11 +66,24 @@ constexpr void ring(Exchanges& list, int members, int me, bool add) {
   }
 }
 
+/// Every member's chunk straight to it; what is one's own stays.
+constexpr void cross(Exchanges& list, int members, int me) {
+  for (int step = 1; step < members; ++step) {
+    const int to = (me + step) % members, from = (me + members - step) % members;
+    list.add({std::int16_t(to), std::int16_t(from), std::int16_t(to), 1,
+              std::int16_t(members + from), 1, false});
+  }
+}
+
 }  // namespace lowering
 
 /// What member `me` of `members` does, in order.
 constexpr Exchanges lowered(Collective kind, int members, int me) {
   Exchanges list;
+  if (kind == Collective::all_to_all) {
+    lowering::cross(list, members, me);
+    return list;
+  }
   const bool tree = is_power_of_two(members);
   if (kind != Collective::all_gather) {
     if (tree)
@@ -86,14 +100,19 @@ constexpr Exchanges lowered(Collective kind, int members, int me) {
   return list;
 }
 
-/// Chunks that a member sends; a chunk is 1/members of the payload.
+/// Chunks that the payload is cut into.
+constexpr int chunks_of(Collective kind, int members) {
+  return (kind == Collective::all_to_all ? 2 : 1) * members;
+}
+
+/// Chunks that a member sends.
 constexpr int chunks_sent(Collective kind, int members) {
   return (kind == Collective::all_reduce ? 2 : 1) * (members - 1);
 }
 
 /// Bytes that one rank sends for a collective with that payload: the least possible.
 constexpr bytes bytes_sent(Collective kind, int members, bytes payload) {
-  return payload / members * chunks_sent(kind, members);
+  return payload / chunks_of(kind, members) * chunks_sent(kind, members);
 }
 
 // proofs -----------------------------------------------------------------------------------------
@@ -143,9 +162,31 @@ template <int Members> constexpr bool lowering_is_exact(Collective kind) {
   return true;
 }
 
+/// The same of an all_to_all: each step pairs who sends with who receives, and in the end chunk j
+/// of the second half is what member j had for this one.
+template <int Members> constexpr bool crossing_is_exact() {
+  for (int m = 0; m < Members; ++m) {
+    const Exchanges list = lowered(Collective::all_to_all, Members, m);
+    bool came[Members]{};
+    came[m] = true;
+    for (int step = 0; step < list.size; ++step) {
+      const Exchange& mine = list.rows[step];
+      const Exchange theirs = lowered(Collective::all_to_all, Members, mine.from).rows[step];
+      if (theirs.to != m || theirs.send != m || mine.send != mine.to || mine.add) return false;
+      if (mine.receive != Members + mine.from || mine.sends != 1 || mine.receives != 1)
+        return false;
+      came[mine.from] = true;
+    }
+    for (const bool c : came)
+      if (!c) return false;
+    if (list.size != chunks_sent(Collective::all_to_all, Members)) return false;
+  }
+  return true;
+}
+
 template <int Members>
 inline constexpr bool collectives_are_exact =
-    lowering_is_exact<Members>(Collective::all_reduce) &&
+    crossing_is_exact<Members>() && lowering_is_exact<Members>(Collective::all_reduce) &&
     lowering_is_exact<Members>(Collective::reduce_scatter) &&
     lowering_is_exact<Members>(Collective::all_gather);
 

@@ -62,6 +62,7 @@ struct UnitCosts {
 
 /// Messages that a member sends in a lowered collective.
 constexpr int messages_sent(Collective kind, int members) {
+  if (kind == Collective::all_to_all) return members - 1;
   int rounds = 0;
   if (is_power_of_two(members))
     while ((1 << rounds) < members) ++rounds;

@@ -35,7 +35,7 @@ enum class Work : std::uint8_t {
   update
 };
 
-enum class Collective : std::uint8_t { all_reduce, reduce_scatter, all_gather };
+enum class Collective : std::uint8_t { all_reduce, reduce_scatter, all_gather, all_to_all };
 
 /// Kinds of memory. The first five are indexed by bucket and stay; the others are buffers,
 /// `gathered` and `reducing` of one bucket, `activations` and `stream_*` of one micro-batch. A

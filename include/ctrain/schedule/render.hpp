@@ -24,7 +24,7 @@ constexpr std::string_view name_of(Work work) {
   return names[int(work)];
 }
 constexpr std::string_view name_of(Collective kind) {
-  constexpr std::string_view names[] = {"all_reduce", "reduce_scatter", "all_gather"};
+  constexpr std::string_view names[] = {"all_reduce", "reduce_scatter", "all_gather", "all_to_all"};
   return names[int(kind)];
 }
 constexpr std::string_view name_of(Group group) {

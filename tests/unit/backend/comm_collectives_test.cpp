@@ -107,6 +107,29 @@ TEST_CASE("backend.comm.payloads_of_many_pieces_arrive_whole") {
   }
 }
 
+TEST_CASE("backend.comm.all_to_all_takes_one_half_out_and_brings_the_other_in") {
+  for (const int members : {2, 3, 4, 8})
+    for (const int chunk : {1, 5, 100000}) {
+      const auto value = [](int from, int to, int i) { return float(i * 64 + from * 8 + to); };
+      std::vector<char> right(members);
+      const auto errors = ranks::run({members, 1, 1}, patience, [&](Threads& communicator) {
+        const int me = communicator.rank(), half = members * chunk;
+        std::vector<float> payload(2 * half, -1);
+        for (int i = 0; i < half; ++i) payload[i] = value(me, i / chunk, i % chunk);
+        const bytes size = bytes(sizeof(float)) * 2 * half;
+        communicator.wait(communicator.start(
+            {.collective = Collective::all_to_all, .data = payload.data(), .size = size}));
+        right[me] = communicator.sent() == bytes_sent(Collective::all_to_all, members, size);
+        for (int i = 0; i < half; ++i) {
+          const int other = i / chunk;
+          right[me] &= payload[i] == value(me, other, i % chunk);
+          right[me] &= payload[half + i] == (other == me ? -1 : value(other, me, i % chunk));
+        }
+      });
+      CHECK((ranks::none_failed(errors) && std::count(right.begin(), right.end(), 1) == members));
+    }
+}
+
 TEST_CASE("backend.comm.gather_brings_all_values_in_rank_order") {
   for (const int members : {1, 2, 3, 8}) {
     std::vector<char> right(members);

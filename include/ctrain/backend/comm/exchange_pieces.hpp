@@ -136,7 +136,8 @@ template <Link L> class RunningTransfer {
   }
   PieceStream<L> chunks(int member, int first, int count) const {
     const auto begin = [&](int i) {
-      return chunk_begin(transfer_.size, transfer_.element, members_, i);
+      return chunk_begin(transfer_.size, transfer_.element,
+                         chunks_of(transfer_.collective, members_), i);
     };
     return {world_[member], tag_, static_cast<std::byte*>(transfer_.data) + begin(first),
             begin(first + count) - begin(first)};

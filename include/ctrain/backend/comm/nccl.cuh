@@ -87,7 +87,8 @@ class Lane {
   /// The same as exchanges in a fixed order; sums are ours.
   void exchanges(const Transfer& t, cudaStream_t stream) {
     auto* data = static_cast<std::byte*>(t.data);
-    const auto chunk = [&](int i) { return chunk_begin(t.size, t.element, members_, i); };
+    const int chunks = chunks_of(t.collective, members_);
+    const auto chunk = [&](int i) { return chunk_begin(t.size, t.element, chunks, i); };
     for (const Exchange& e : lowered(t.collective, members_, me_)) {
       const bytes from = chunk(e.receive), size = chunk(e.receive + e.receives) - from;
       std::byte* to = e.add ? stage(size) : data + from;
@@ -228,8 +229,9 @@ template <class Control> class Nccl {
     if (t.kind == EventKind::send) return next ? to_next : to_previous;
     return next ? from_next : from_previous;
   }
-  /// NCCL's own reduce_scatter and all_gather take equal chunks only.
+  /// NCCL's own reduce_scatter and all_gather take equal chunks only, and it has no all_to_all.
   bool splits_evenly(const Transfer& t) const {
+    if (t.collective == Collective::all_to_all) return false;
     return t.collective == Collective::all_reduce ||
            t.size / size_of(t.element) % grid_.size(t.group) == 0;
   }

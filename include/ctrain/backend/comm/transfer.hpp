@@ -27,7 +27,8 @@ struct TransferName {
 /// A collective's payload is cut into one chunk per member: member i's is elements
 /// [i * count / members, (i + 1) * count / members) of its `count`. all_reduce leaves the sum
 /// everywhere, reduce_scatter in this member's chunk (and nothing of use in the others);
-/// all_gather starts from this member's chunk.
+/// all_gather starts from this member's chunk. Of an all_to_all's payload, chunk i of the first half
+/// goes to member i, and chunk i of the second half comes from there, but for one's own.
 struct Transfer {
   EventKind kind = EventKind::collective;  // or send or receive
   Collective collective = Collective::all_reduce;
@@ -61,9 +62,9 @@ concept Communicator = requires(C& c, const Transfer& t, int ticket,
 
 // functions --------------------------------------------------------------------------------------
 
-/// Where chunk `i` of a payload begins, in bytes; chunk `members` is its end.
-constexpr bytes chunk_begin(bytes size, DType element, int members, int i) {
-  return size / size_of(element) * i / members * size_of(element);
+/// Where chunk `i` of a payload's `chunks` begins, in bytes; chunk `chunks` is its end.
+constexpr bytes chunk_begin(bytes size, DType element, int chunks, int i) {
+  return size / size_of(element) * i / chunks * size_of(element);
 }
 
 static_assert(chunk_begin(64, DType::fp32, 4, 1) == 16 && chunk_begin(28, DType::fp32, 3, 2) == 16);
