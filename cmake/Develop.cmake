@@ -24,6 +24,12 @@ if(CTRAIN_SANITIZE)
   target_link_options(ctrain_develop INTERFACE ${flags})
 endif()
 
+# With MPI: ctrain::mpi, for programs whose ranks are processes.
+ctrain_find_mpi_packages(missing)
+if(missing)
+  message(STATUS "No MPI: the rest is built without it")
+endif()
+
 # With a toolkit: ctrain_develop_cuda, which adds the CUDA libraries.
 if(CTRAIN_CUDA)
   include(CheckLanguage)

@@ -8,6 +8,7 @@ packages=(
   libdnnl-dev libeigen3-dev libboost-dev                      # backend
   libfmt-dev libcli11-dev nlohmann-json3-dev libprotobuf-dev  # trainer and io
   libzip-dev zlib1g-dev libutf8proc-dev
+  libopenmpi-dev openmpi-bin                                  # ranks as processes
   catch2 libboost-context-dev python3                         # tests and checks
 )
 
