@@ -125,7 +125,8 @@ template <class P, class B> struct Case {
 /// The weights of the golden model.
 template <class P, class B> void load(Trainer<P, B>& trainer) {
   std::vector<WantedTensor> wanted;
-  for (const NamedTensor& t : trainer.tensors()) wanted.push_back({t.name, t.shape, t.weight});
+  for (const NamedTensor& t : trainer.tensors())
+    wanted.push_back({t.name, t.shape, {{0, t.count, t.weight}}});
   load_weights(golden::path(P::folder), wanted);
   trainer.weights_changed();
 }

@@ -111,6 +111,9 @@ class AtomicFile {
   }
   void write(std::string_view text) { write(text.data(), text.size()); }
 
+  /// Where the bytes are until commit().
+  const std::filesystem::path& temporary() const { return temporary_; }
+
   void commit() {
     if (::fsync(descriptor_) != 0) fail("sync", errno, written_);
     // Some network file systems report a full disk only here.
@@ -152,6 +155,43 @@ class AtomicFile {
 
   std::filesystem::path path_, temporary_;
   std::uint64_t expected_ = 0, written_ = 0;
+  int descriptor_ = -1;
+};
+
+/// Writes at any place of a file that is being made, by this process or another one. Every failure
+/// throws Error with `path`, the name that the file will have.
+class SharedWriter {
+ public:
+  SharedWriter(std::filesystem::path path, const std::filesystem::path& temporary)
+      : path_(std::move(path)), descriptor_(::open(temporary.c_str(), O_WRONLY | O_CLOEXEC)) {
+    if (descriptor_ < 0 && errno == ENOENT)
+      throw Error(path_.string(), "this rank does not see the file that rank 0 writes",
+                  "Name a folder that all ranks share");
+    if (descriptor_ < 0) throw write_error(path_, "open", errno, 0);
+  }
+  SharedWriter(const SharedWriter&) = delete;
+  SharedWriter& operator=(const SharedWriter&) = delete;
+  ~SharedWriter() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+  }
+
+  void write(std::uint64_t at, const void* data, std::size_t size) {
+    const char* next = static_cast<const char*>(data);
+    for (std::size_t left = size; left > 0;) {
+      const ssize_t done = ::pwrite(descriptor_, next, left, off_t(at));
+      if (done < 0 && errno == EINTR) continue;
+      if (done <= 0) throw write_error(path_, "write", done < 0 ? errno : ENOSPC, at + left);
+      next += done, left -= std::size_t(done), at += std::uint64_t(done);
+    }
+  }
+  /// Some network file systems report a full disk only here.
+  void sync() {
+    if (::fsync(descriptor_) != 0) throw write_error(path_, "sync", errno, 0);
+    if (::close(std::exchange(descriptor_, -1)) != 0) throw write_error(path_, "close", errno, 0);
+  }
+
+ private:
+  std::filesystem::path path_;
   int descriptor_ = -1;
 };
 

@@ -5,6 +5,7 @@
 #include <ctrain/io/hugging_face.hpp>
 #include <ctrain/io/safetensors.hpp>
 #include <ctrain/io/sampler.hpp>
+#include <ctrain/io/together.hpp>
 #include <ctrain/trainer/checkpoint_rules.hpp>
 #include <ctrain/trainer/trainer.hpp>
 
@@ -97,44 +98,70 @@ inline RunState from_json(const nlohmann::json& j) {
 
 }  // namespace checkpoint
 
-/// Throws Error, naming the first weight that is not finite: such a model replaces no good one.
-/// `step` is how many steps are done.
-inline void require_finite(const std::vector<NamedTensor>& tensors, std::int64_t step) {
-  for (const NamedTensor& t : tensors)
-    for (std::int64_t i = 0; i < t.count; ++i)
-      if (!std::isfinite(t.weight[i]))
-        throw Error(fmt::format("step {}", step), "weight " + t.name + " is not a finite number",
+/// Throws Error, naming the first weight of this rank that is not finite: such a model replaces no
+/// good one. `step` is how many steps are done.
+inline void require_finite(const std::vector<TensorPart>& parts, std::int64_t step) {
+  for (const TensorPart& part : parts)
+    for (std::int64_t i = 0; i < part.count; ++i)
+      if (!std::isfinite(part.data[i]))
+        throw Error(fmt::format("step {}", step), "weight " + part.name + " is not a finite number",
                     "Lower the learning rate and resume from the last checkpoint, which is "
                     "unharmed, or use other weights");
 }
 
-/// The weights as tensors to write.
-inline std::vector<TensorToSave> weights_to_save(const std::vector<NamedTensor>& tensors) {
-  std::vector<TensorToSave> out;
-  for (const NamedTensor& t : tensors)
-    out.push_back(tensor_in_memory(t.name, StoredType::f32, t.shape, t.weight));
-  return out;
+namespace checkpoint {
+
+/// One state of every tensor, as a file has it: its name with `prefix`, and what this rank writes.
+template <class T>
+void add_tensors(std::vector<SharedTensor>& all, T& trainer, State state, const char* prefix) {
+  std::map<std::string, std::size_t> place;
+  for (const LogicalTensor& t : trainer.state_dict()) {
+    place[t.name] = all.size();
+    all.push_back({prefix + t.name, t.shape});
+  }
+  for (const TensorPart& part : trainer.parts(state))
+    if (part.is_mine) all[place[part.name]].parts.push_back(part);
 }
 
-/// Writes a checkpoint to a temporary name, syncs and renames it: a crash or a full disk leaves
-/// what was there before.
-inline void save_checkpoint(const std::filesystem::path& path,
-                            const std::vector<NamedTensor>& tensors, const RunState& state,
-                            bool weights_only) {
-  std::vector<TensorToSave> out = weights_to_save(tensors);
-  if (!weights_only)
-    for (const NamedTensor& t : tensors) {
-      out.push_back(tensor_in_memory(checkpoint::first_moment + t.name, StoredType::f32, t.shape,
-                                     t.first_moment));
-      out.push_back(tensor_in_memory(checkpoint::second_moment + t.name, StoredType::f32, t.shape,
-                                     t.second_moment));
-    }
-  write_safetensors(path, std::move(out), {{"ctrain", checkpoint::to_json(state).dump()}});
+/// The same as what to read: on every rank what it holds.
+template <class T>
+void add_wanted(std::vector<WantedTensor>& all, T& trainer, State state, const char* prefix) {
+  std::map<std::string, std::size_t> place;
+  for (const LogicalTensor& t : trainer.state_dict()) {
+    place[t.name] = all.size();
+    all.push_back({prefix + t.name, t.shape, {}, false});
+  }
+  for (const TensorPart& part : trainer.parts(state))
+    all[place[part.name]].to.push_back({part.first, part.count, part.data});
 }
 
-/// Reads a full checkpoint back. Nothing is written to `tensors` unless everything is there.
-inline RunState load_checkpoint(const std::filesystem::path& path,
-                                const std::vector<NamedTensor>& tensors) {
+}  // namespace checkpoint
+
+/// Writes the weights of all ranks as one file of the state dict.
+template <class T> void save_weights(const std::filesystem::path& path, T& trainer) {
+  std::vector<SharedTensor> tensors;
+  checkpoint::add_tensors(tensors, trainer, State::weight, "");
+  write_together(trainer.communicator(), path, std::move(tensors), {{"format", "pt"}});
+}
+
+/// Writes a checkpoint from all ranks: a crash or a full disk leaves what was there before. Only
+/// rank 0's `state` counts.
+template <class T>
+void save_checkpoint(const std::filesystem::path& path, T& trainer, const RunState& state,
+                     bool weights_only) {
+  std::vector<SharedTensor> tensors;
+  checkpoint::add_tensors(tensors, trainer, State::weight, "");
+  if (!weights_only) {
+    checkpoint::add_tensors(tensors, trainer, State::first_moment, checkpoint::first_moment);
+    checkpoint::add_tensors(tensors, trainer, State::second_moment, checkpoint::second_moment);
+  }
+  write_together(trainer.communicator(), path, std::move(tensors),
+                 {{"ctrain", checkpoint::to_json(state).dump()}});
+}
+
+/// Reads a full checkpoint back, each rank what it holds, however the run that wrote it was laid
+/// out. Nothing is written to the trainer unless everything is there.
+template <class T> RunState load_checkpoint(const std::filesystem::path& path, T& trainer) {
   const SafeTensors file(path);
   const auto metadata = file.metadata().find("ctrain");
   if (metadata == file.metadata().end())
@@ -152,15 +179,13 @@ inline RunState load_checkpoint(const std::filesystem::path& path,
     throw Error(path.string(), "its run state cannot be read (" + json_complaint(e.what()) + ")",
                 "Resume from another checkpoint");
   }
-  if (!tensors.empty() && file.find(checkpoint::first_moment + tensors.front().name) == nullptr)
+  if (file.find(checkpoint::first_moment + trainer.state_dict().front().name) == nullptr)
     throw Error(path.string(), "holds weights only, so a run cannot go on from it",
                 "Resume from a checkpoint written with --save_weights_only False");
   std::vector<WantedTensor> wanted;
-  for (const NamedTensor& t : tensors) {
-    wanted.push_back({t.name, t.shape, t.weight});
-    wanted.push_back({checkpoint::first_moment + t.name, t.shape, t.first_moment});
-    wanted.push_back({checkpoint::second_moment + t.name, t.shape, t.second_moment});
-  }
+  checkpoint::add_wanted(wanted, trainer, State::weight, "");
+  checkpoint::add_wanted(wanted, trainer, State::first_moment, checkpoint::first_moment);
+  checkpoint::add_wanted(wanted, trainer, State::second_moment, checkpoint::second_moment);
   load_tensors(file, wanted);
   return state;
 }

@@ -1,6 +1,8 @@
 /// \file  The main job: fine-tune a policy's model on labelled text pairs, from flags to predictions.   floor 7: io
 #pragma once
 
+#include <ctrain/backend/comm/agreement.hpp>
+#include <ctrain/backend/comm/single.hpp>
 #include <ctrain/backend/cpu/cpu.hpp>
 #include <ctrain/backend/cpu/peak.hpp>
 #include <ctrain/core/error.hpp>
@@ -12,6 +14,7 @@
 #include <ctrain/io/model_config.hpp>
 #include <ctrain/io/run_log.hpp>
 #include <ctrain/io/sampler.hpp>
+#include <ctrain/io/together.hpp>
 #include <ctrain/io/wordpiece.hpp>
 #include <ctrain/model/cost.hpp>
 #include <ctrain/trainer/learning_rate.hpp>
@@ -25,11 +28,14 @@
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <filesystem>
 #include <map>
 #include <new>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -55,7 +61,8 @@ inline FixedByPolicy fixed_by(const Policy& p) {
           .length = p.batch.length,
           .accumulation = p.batch.accumulation,
           .labels = p.model.labels,
-          .precision = p.precision.compute == Compute::bf16 ? "bf16" : "32"};
+          .precision = p.precision.compute == Compute::bf16 ? "bf16" : "32",
+          .ranks = p.parallel.ranks()};
 }
 
 /// The flags with the policy's value wherever none was given.
@@ -69,7 +76,7 @@ inline Flags with_defaults(Flags flags, const Policy& p) {
   fill(flags.num_labels, fixed.labels);
   fill(flags.accumulate_grad_batches, fixed.accumulation);
   fill(flags.precision, fixed.precision);
-  fill(flags.gpus, std::int64_t{0});
+  fill(flags.gpus, fixed.ranks > 1 ? fixed.ranks : std::int64_t{0});
   fill(flags.learning_rate, as_written(p.optimizer.learning_rate));
   fill(flags.weight_decay, as_written(p.optimizer.weight_decay));
   fill(flags.warmup, as_written(p.schedule.warmup));
@@ -159,32 +166,44 @@ inline void require_folder(const std::string& flag, const std::filesystem::path&
 inline constexpr std::string_view metric_names[] = {"train_loss", "train_acc", "val_loss",
                                                     "val_acc", "val_f1"};
 
-/// One run of P's trainer: everything between a command line and predict.json.
-template <HasPolicy P, Backend B> class FineTuning {
+/// One rank's part of a run of P's trainer: everything between a command line and predict.json.
+/// Rank 0 prints, logs and decides where files are concerned; tensors are written by all.
+template <HasPolicy P, Backend B, Communicator C> class FineTuning {
   static constexpr const Policy& policy = P::policy;
+  /// Micro-batches of an optimizer step, of all ranks.
+  static constexpr std::int64_t step_batches =
+      std::int64_t{P::policy.parallel.data} * P::policy.batch.accumulation;
 
  public:
-  /// Reads everything that can be wrong before anything is written. Throws Error.
-  explicit FineTuning(const Flags& given)
-      : flags_(with_defaults(given, policy)),
+  /// Reads everything that can be wrong before anything is written, without a word to other ranks.
+  /// Throws Error.
+  FineTuning(const Flags& given, C& communicator)
+      : communicator_(communicator),
+        flags_(with_defaults(given, policy)),
         data_(read_data(flags_, policy.model)),
         shape_(batch_of_flags(given, policy.batch)),
         rules_(checkpoint_rules(flags_)),
         sampler_(data_.train, shape_, *flags_.seed),
-        trainer_(*flags_.seed) {
+        trainer_(communicator, *flags_.seed) {
     load_weights_or_draw();
     if (!flags_.ckpt_path.empty()) resume();
     schedule_ = learning_rate();
     require_known_metric();
     validation_period(flags_.val_check_interval, sampler_.batches(0));
-    prepare_outputs();
-    log_.emplace(flags_.default_root_dir, settings(flags_));
-    measure_peak();
-    announce();
+    if (leads()) prepare_outputs();
   }
 
-  /// Trains, validates, predicts.
+  /// Trains, validates, predicts, on all ranks together.
   void run() {
+    agree(communicator_, {{"the schedule", hash_of(ScheduleOf<P>::schedule)},
+                          {"the policy", hash_of_bytes(policy)},
+                          {"the data", hash_of_data()},
+                          {"the number of steps done", std::uint64_t(step_)}});
+    together::run(communicator_, [&] {
+      if (leads()) log_.emplace(flags_.default_root_dir, settings(flags_));
+    });
+    measure_peak();
+    announce();
     sanity_check();
     while (!finished()) train_epoch();
     predict();
@@ -192,7 +211,32 @@ template <HasPolicy P, Backend B> class FineTuning {
   }
 
  private:
+  bool leads() const { return communicator_.rank() == 0; }
+  /// Prints a line above the progress lines, once.
+  void say(const std::string& text) {
+    if (!leads()) return;
+    if (log_) return log_->display().print(text);
+    fmt::print("{}\n", text);
+  }
+
   // start ----------------------------------------------------------------------------------------
+
+  static std::uint64_t hash_of_bytes(const Policy& p) {
+    Hash hash;
+    hash.add_bytes(reinterpret_cast<const char*>(&p), sizeof p);
+    return hash.value;
+  }
+  std::uint64_t hash_of_data() const {
+    Hash hash;
+    for (const Dataset* data : {&data_.train, &data_.validation, &data_.test}) {
+      const auto add = [&](const auto& values) {
+        hash.add_bytes(reinterpret_cast<const char*>(values.data()),
+                       values.size() * sizeof(values[0]));
+      };
+      add(data->token_ids), add(data->first_token), add(data->labels);
+    }
+    return hash.value;
+  }
 
   void load_weights_or_draw() {
     if (flags_.pretrained_model_path.empty()) return;
@@ -200,15 +244,15 @@ template <HasPolicy P, Backend B> class FineTuning {
     require_same_config(folder / "config.json", read_config(folder / "config.json"),
                         hugging_face_config(policy.model, label_names(data_.labels)));
     std::vector<WantedTensor> wanted;
-    for (const NamedTensor& t : trainer_.tensors())
-      wanted.push_back({t.name, t.shape, t.weight, t.name.starts_with("classifier.")});
-    const LoadReport report = load_weights(folder, wanted);
+    checkpoint::add_wanted(wanted, trainer_, State::weight, "");
+    for (WantedTensor& t : wanted) t.optional = t.name.starts_with("classifier.");
+    const LoadReport report = ctrain::load_weights(folder, wanted);
     trainer_.weights_changed();
-    fmt::print("{}: {}\n", folder.string(), describe(report));
+    say(fmt::format("{}: {}", folder.string(), describe(report)));
   }
 
   void resume() {
-    const RunState state = load_checkpoint(flags_.ckpt_path, trainer_.tensors());
+    const RunState state = load_checkpoint(flags_.ckpt_path, trainer_);
     if (state.labels != label_names(data_.labels))
       throw Error(
           flags_.ckpt_path,
@@ -216,15 +260,14 @@ template <HasPolicy P, Backend B> class FineTuning {
                       fmt::join(state.labels, ", "), fmt::join(label_names(data_.labels), ", ")),
           "Resume with the training file that the checkpoint was made with");
     trainer_.weights_changed();
-    if (const std::string warning = rules_.restore(state.kept); !warning.empty())
-      fmt::print("{}\n", warning);
+    if (const std::string warning = rules_.restore(state.kept); !warning.empty()) say(warning);
     flags_.seed = state.seed;
     step_ = state.step;
     metrics_ = state.metrics;
     validated_step_ = state.validated_step;
     sampler_.start(state.sampler, state.seed);
-    fmt::print("{}: goes on after step {}, epoch {}\n", flags_.ckpt_path, step_,
-               state.sampler.epoch);
+    say(fmt::format("{}: goes on after step {}, epoch {}", flags_.ckpt_path, step_,
+                    state.sampler.epoch));
   }
 
   std::int64_t epochs() const {
@@ -234,7 +277,7 @@ template <HasPolicy P, Backend B> class FineTuning {
 
   /// Optimizer steps of an epoch; packed epochs differ a little, so each is counted.
   std::int64_t steps_of(std::int64_t epoch) const {
-    return EpochPlan{.train_batches = sampler_.batches(epoch)}.steps(policy.batch.accumulation);
+    return EpochPlan{.train_batches = sampler_.batches(epoch)}.steps(int(step_batches));
   }
 
   /// The schedule ends with the last step of the last epoch, or with max_steps where epochs have no
@@ -278,17 +321,29 @@ template <HasPolicy P, Backend B> class FineTuning {
                    entry.path().string());
   }
 
-  /// On a shared machine one moment may be slow: it is measured again after each validation, and
-  /// the best counts.
+  /// Of all ranks at once. On a shared machine one moment may be slow: it is measured again after
+  /// each validation, and the best counts.
   void measure_peak() {
-    peak_ =
-        std::max(peak_, cpu::measured_peak(policy.compute_type(), trainer_.backend().workers()));
+    const double mine = cpu::measured_peak(policy.compute_type(), trainer_.backend().workers());
+    double sum = 0;
+    for (const double peak : of_all_ranks(mine)) sum += peak;
+    peak_ = std::max(peak_, sum);
+  }
+  /// Every rank's value, in rank order.
+  template <class T> std::vector<T> of_all_ranks(const T& mine) {
+    std::vector<T> all;
+    for (const std::vector<std::byte>& theirs :
+         communicator_.gather(std::as_bytes(std::span(&mine, 1))))
+      std::memcpy(&all.emplace_back(), theirs.data(), sizeof(T));
+    return all;
   }
 
   void announce() const {
+    if (!leads()) return;
     fmt::print(
-        "{} parameters; {} training, {} validation, {} test pairs; arena {:.2f} GiB of {:.2f} GiB; "
-        "peak {:.0f} GFLOP/s in {}; logs in {}\n",
+        "{}{} parameters; {} training, {} validation, {} test pairs; arena {:.2f} GiB of {:.2f} "
+        "GiB; peak {:.0f} GFLOP/s in {}; logs in {}\n",
+        policy.parallel.ranks() > 1 ? fmt::format("{} ranks; ", policy.parallel.ranks()) : "",
         policy_parameters(), data_.train.size(), data_.validation.size(), data_.test.size(),
         double(trainer_.plan().arena()) / double(GiB), double(policy.device.memory) / double(GiB),
         peak_ / 1e9, *flags_.precision == "32" ? "fp32" : "bf16", log_->directory().path.string());
@@ -327,7 +382,7 @@ template <HasPolicy P, Backend B> class FineTuning {
       after_step(epoch, result, steady_seconds() - start);
       validate_if_due(first, sampler_.position().batch);
     }
-    log_->display().finish(ProgressRow::main);
+    if (leads()) log_->display().finish(ProgressRow::main);
     if (sampler_.position().batch < batches) return;  // max_steps ended it
     checkpoint_if_due(CheckpointMoment::train_epoch_end, epoch);
     sampler_.start({epoch + 1});
@@ -336,8 +391,8 @@ template <HasPolicy P, Backend B> class FineTuning {
   /// Goes on within an epoch. A checkpoint may have been written before the validation of its step,
   /// which is then still to come.
   void resume_epoch() {
-    const std::int64_t end = sampler_.position().batch, accumulation = policy.batch.accumulation;
-    const std::int64_t first = (end - 1) / accumulation * accumulation;  // of the latest step
+    const std::int64_t end = sampler_.position().batch;
+    const std::int64_t first = (end - 1) / step_batches * step_batches;  // of the latest step
     bar_.done = end + plan_.validation_batches * (end / plan_.period);
     if (validation_is_due(first, end)) bar_.done -= plan_.validation_batches;
     bar_.resumed = bar_.done;
@@ -361,7 +416,7 @@ template <HasPolicy P, Backend B> class FineTuning {
     bar_.done += result.micro_batches;
     measure(result, seconds);
     show();
-    if (step_ % flags_.log_every_n_steps == 0)
+    if (leads() && step_ % flags_.log_every_n_steps == 0)
       log_->add(epoch, step_,
                 {{"train_loss", result.loss()},
                  {"train_acc", result.accuracy()},
@@ -382,6 +437,7 @@ template <HasPolicy P, Backend B> class FineTuning {
   }
 
   void show() {
+    if (!leads()) return;
     const double now = steady_seconds();
     bar_.elapsed = now - epoch_start_;
     bar_.postfix = training_postfix(
@@ -400,36 +456,53 @@ template <HasPolicy P, Backend B> class FineTuning {
     std::vector<std::int32_t> predictions;  // by sample
   };
 
-  /// Forward over `samples` of a data set, in its order.
+  /// Forward over `samples` of a data set, in its order, each micro-batch on one data rank.
   Evaluation evaluate(const Dataset& data, const char* description, std::int64_t samples) {
     Sampler sampler(data, shape_);
     Evaluation e;
-    e.predictions.resize(std::size_t(data.size()));
+    e.predictions.resize(std::size_t(data.size()), -1);
     Progress row{.description = description,
                  .total = batches_per_epoch(samples, flags_.valid_batchsize)};
     const double start = steady_seconds();
     while (sampler.position().sample < samples && trainer_.step().evaluate(sampler, e.result)) {
-      require_finite_outputs();
-      const auto predicted = trainer_.step().predictions();
-      for (std::size_t s = 0; s < predicted.size(); ++s) {
-        const auto sample = std::size_t(sampler.samples(0)[s]);
-        e.predictions[sample] = predicted[s];
-        e.matrix.add(data.labels[sample], predicted[s]);
+      if (const int mine = trainer_.step().evaluated(); mine >= 0) {
+        require_finite_outputs();
+        const auto predicted = trainer_.step().predictions();
+        for (std::size_t s = 0; s < predicted.size(); ++s)
+          e.predictions[std::size_t(sampler.samples(mine)[s])] = predicted[s];
       }
+      if (!leads()) continue;
       const double now = steady_seconds();
       row.done = std::min(row.total, sampler.position().sample / flags_.valid_batchsize);
       row.elapsed = now - start;
       log_->display().show(ProgressRow::nested, row, now);
     }
-    log_->display().finish(ProgressRow::nested);
+    if (leads()) log_->display().finish(ProgressRow::nested);
+    put_together(e, data);
     return e;
+  }
+
+  /// What all ranks have seen, on all of them.
+  void put_together(Evaluation& e, const Dataset& data) {
+    StepResult sum;
+    for (const StepResult& result : of_all_ranks(e.result)) sum += result;
+    e.result = sum;
+    for (const std::vector<std::byte>& theirs :
+         communicator_.gather(std::as_bytes(std::span(e.predictions))))
+      for (std::size_t i = 0; i < e.predictions.size(); ++i) {
+        std::int32_t predicted = -1;
+        std::memcpy(&predicted, theirs.data() + i * sizeof predicted, sizeof predicted);
+        e.predictions[i] = std::max(e.predictions[i], predicted);
+      }
+    for (std::size_t i = 0; i < e.predictions.size(); ++i)
+      if (e.predictions[i] >= 0) e.matrix.add(data.labels[i], e.predictions[i]);
   }
 
   /// The largest of outputs that are not numbers would still name a class.
   void require_finite_outputs() {
     if (std::ranges::all_of(trainer_.step().logits(), [](float x) { return std::isfinite(x); }))
       return;
-    require_finite(trainer_.tensors(), step_);
+    require_finite(trainer_.parts(State::weight), step_);
     throw Error(fmt::format("step {}", step_),
                 "the outputs of the model are not finite numbers, though its weights are",
                 "Use other weights: these overflow in " + *flags_.precision);
@@ -462,12 +535,13 @@ template <HasPolicy P, Backend B> class FineTuning {
     metrics_["val_acc"] = e.matrix.accuracy();
     metrics_["val_f1"] = policy.model.labels == 2 ? e.matrix.f1(1) : e.matrix.macro_f1();
     bar_.done = std::min(bar_.done + plan_.validation_batches, bar_.total);
-    log_->add(epoch, step_,
-              {{"val_loss", metrics_["val_loss"]},
-               {"val_acc", metrics_["val_acc"]},
-               {"val_f1", metrics_["val_f1"]}});
+    if (leads())
+      log_->add(epoch, step_,
+                {{"val_loss", metrics_["val_loss"]},
+                 {"val_acc", metrics_["val_acc"]},
+                 {"val_f1", metrics_["val_f1"]}});
     show();
-    log_->display().print(fmt::format(
+    say(fmt::format(
         "step {}: val_loss {:.4f}, val_acc {:.4f}, {} {:.4f} (always the most frequent label: "
         "{:.4f})",
         step_, e.result.loss(), e.matrix.accuracy(), policy.model.labels == 2 ? "F1" : "macro F1",
@@ -479,20 +553,28 @@ template <HasPolicy P, Backend B> class FineTuning {
 
   void checkpoint_if_due(CheckpointMoment moment, std::int64_t epoch) {
     const std::filesystem::path folder = flags_.dirpath;
-    const CheckpointActions actions = rules_.decide(
-        {.moment = moment,
-         .epoch = epoch,
-         .step = step_,
-         .validation_has_run = validated_step_ >= 0,
-         .metrics = metrics_},
-        [&](const std::string& name) { return std::filesystem::exists(folder / name); });
-    if (!actions.warning.empty()) log_->display().print(actions.warning);
+    const CheckpointActions actions =
+        rules_.decide({.moment = moment,
+                       .epoch = epoch,
+                       .step = step_,
+                       .validation_has_run = validated_step_ >= 0,
+                       .metrics = metrics_},
+                      [&](const std::string& name) {
+                        const bool here = leads() && std::filesystem::exists(folder / name);
+                        return together::of_rank_0(communicator_, here ? "yes" : "no") == "yes";
+                      });
+    if (!actions.warning.empty()) say(actions.warning);
     if (!actions.save.empty()) {
-      require_finite(trainer_.tensors(), step_);
-      save_checkpoint(folder / actions.save, trainer_.tensors(), state(), flags_.save_weights_only);
+      require_finite_weights();
+      save_checkpoint(folder / actions.save, trainer_, state(), flags_.save_weights_only);
     }
     std::error_code ignored;
-    if (!actions.remove.empty()) std::filesystem::remove(folder / actions.remove, ignored);
+    if (leads() && !actions.remove.empty())
+      std::filesystem::remove(folder / actions.remove, ignored);
+  }
+
+  void require_finite_weights() {
+    together::run(communicator_, [&] { require_finite(trainer_.parts(State::weight), step_); });
   }
 
   RunState state() const {
@@ -507,27 +589,37 @@ template <HasPolicy P, Backend B> class FineTuning {
 
   void predict() {
     const Evaluation e = evaluate(data_.test, "Predicting DataLoader 0", data_.test.size());
+    together::run(communicator_, [&] {
+      if (leads()) write(e.predictions);
+    });
+  }
+  void write(const std::vector<std::int32_t>& predicted) {
     std::vector<Prediction> predictions;
-    for (std::size_t i = 0; i < e.predictions.size(); ++i)
-      predictions.push_back({data_.test.ids[i], data_.labels.raw(e.predictions[i])});
+    for (std::size_t i = 0; i < predicted.size(); ++i)
+      predictions.push_back({data_.test.ids[i], data_.labels.raw(predicted[i])});
     write_predictions(flags_.output_save_path, predictions);
     fmt::print("{} predictions written to {}\n", predictions.size(), flags_.output_save_path);
   }
 
   void export_model() {
-    require_finite(trainer_.tensors(), step_);
-    save_hugging_face(flags_.export_path,
-                      hugging_face_config(policy.model, label_names(data_.labels)),
-                      data_.vocabulary, weights_to_save(trainer_.tensors()));
-    fmt::print("model saved to {}\n", flags_.export_path);
+    require_finite_weights();
+    together::run(communicator_, [&] {
+      if (leads())
+        save_config_and_vocabulary(flags_.export_path,
+                                   hugging_face_config(policy.model, label_names(data_.labels)),
+                                   data_.vocabulary);
+    });
+    save_weights(std::filesystem::path(flags_.export_path) / "model.safetensors", trainer_);
+    say(fmt::format("model saved to {}", flags_.export_path));
   }
 
+  C& communicator_;
   Flags flags_;
   RunData data_;
   Batch shape_;
   CheckpointRules rules_;
   Sampler sampler_;
-  Trainer<P, B> trainer_;
+  Trainer<P, B, C> trainer_;
   LearningRate schedule_;
   std::optional<RunLog> log_;
   double peak_ = 0;  // operations a second
@@ -541,23 +633,58 @@ template <HasPolicy P, Backend B> class FineTuning {
   double epoch_start_ = 0, mfu_ = 0, useful_ = 0;
 };
 
+namespace finetune {
+
+/// What the program does on one rank once it has a communicator.
+template <HasPolicy P, Backend B, Communicator C> void run(const Flags& flags, C& communicator) {
+  std::optional<FineTuning<P, B, C>> job;
+  together::run(communicator, [&] { job.emplace(flags, communicator); });
+  job->run();
+}
+
+/// The rank that a launcher gave this process, for the time before it has a communicator.
+inline int launched_rank() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"})
+    if (const char* value = std::getenv(name)) return std::atoi(value);
+  return 0;
+}
+
+}  // namespace finetune
+
 /// A program: fine-tunes P's model as the flags say (`--help` lists them). Returns 0, or 1 after
-/// one line on stderr that says what is wrong, where, and what to do.
-template <HasPolicy P, Backend B = Cpu>
+/// one line on stderr that says what is wrong, where, and what to do. With C = Mpi it is one of the
+/// ranks of a policy that has several, started by mpirun or srun.
+template <HasPolicy P, Backend B = Cpu, Communicator C = Single>
 int finetune_classification(int argc, const char* const* argv) {
+  static_assert(std::is_same_v<C, Single> == (P::policy.parallel.ranks() == 1),
+                "a policy of several ranks needs a communicator between them, and one of one rank "
+                "has none: finetune_classification<P, Cpu, Mpi>(argc, argv)");
   std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is a full disk: an Error, not a death
+  const int rank = finetune::launched_rank();
+  bool speaks = rank == 0;  // until ranks are connected, all of them fail alike
   try {
     const CommandLine line = parse_flags(argc, argv);
     if (!line.help.empty()) {
-      fmt::print("{}", line.help);
+      if (rank == 0) fmt::print("{}", line.help);
       return 0;
     }
-    for (const std::string& notice : line.notices) fmt::print("{}\n", notice);
+    for (const std::string& notice : line.notices)
+      if (rank == 0) fmt::print("{}\n", notice);
     check_against_policy(line.flags, fixed_by(P::policy));
-    FineTuning<P, B>(line.flags).run();
+    if constexpr (std::is_same_v<C, Single>) {
+      Single alone;
+      finetune::run<P, B>(line.flags, alone);
+    } else {
+      C communicator(grid_of(P::policy.parallel), double(P::policy.parallel.deadline),
+                     P::policy.parallel.ranks());
+      speaks = true;
+      finetune::run<P, B>(line.flags, communicator);
+    }
     return 0;
+  } catch (const OtherRankFailed&) {
+    return 1;  // it says why
   } catch (const Error& error) {
-    fmt::print(stderr, "error: {}\n", error.what());
+    if (speaks) fmt::print(stderr, "error: {}\n", error.what());
   } catch (const std::bad_alloc&) {
     fmt::print(stderr,
                "error: memory: the machine has none left for the data. Free some, or give smaller "

@@ -10,6 +10,7 @@
 #include <ctrain/io/tensor_source.hpp>
 #include <ctrain/io/torch_bin.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -105,12 +106,18 @@ inline std::unique_ptr<TensorSource> open_weights(const std::filesystem::path& d
               "Download a Hugging Face model into this directory, or check the path");
 }
 
+/// Where some consecutive elements of a tensor go.
+struct Destination {
+  std::int64_t first = 0, count = 0;
+  float* data = nullptr;
+};
+
 /// A tensor that the model needs, and where its values go.
 struct WantedTensor {
   std::string name;  // as Hugging Face names it, with "bert." and without "model."
   std::vector<std::int64_t> shape;
-  float* destination = nullptr;  // as many floats as the shape says
-  bool optional = false;         // may be absent, as the classifier of a pretrained model is
+  std::vector<Destination> to;
+  bool optional = false;  // may be absent, as the classifier of a pretrained model is
 };
 
 /// What a load left to the caller, and what it passed over.
@@ -160,6 +167,17 @@ inline void require_no_complaints(const std::filesystem::path& path,
   throw Error(path.string(), what, "Use the weights of the model that the policy describes");
 }
 
+/// Reads a tensor of `count` elements to where its parts go.
+inline void read_into(const TensorSource& source, const std::string& name, std::int64_t count,
+                      std::span<const Destination> to) {
+  if (to.size() == 1 && to[0].count == count)
+    return source.read(name, to[0].data, std::size_t(count));
+  if (to.empty()) return;
+  std::vector<float> whole(static_cast<std::size_t>(count));
+  source.read(name, whole.data(), whole.size());
+  for (const Destination& part : to) std::copy_n(whole.begin() + part.first, part.count, part.data);
+}
+
 /// Loads every wanted tensor, widened to float. Nothing is written unless all of them fit.
 inline LoadReport load_tensors(const TensorSource& source, std::span<const WantedTensor> wanted) {
   const Naming naming = naming_of(source, wanted);
@@ -185,7 +203,7 @@ inline LoadReport load_tensors(const TensorSource& source, std::span<const Wante
   for (const WantedTensor& tensor : wanted) {
     const std::string name = name_in_file(tensor.name, naming);
     if (!used.contains(name)) continue;
-    source.read(name, tensor.destination, std::size_t(element_count(tensor.shape).value()));
+    read_into(source, name, element_count(tensor.shape).value(), tensor.to);
     ++report.loaded;
   }
   for (const std::string& name : source.names())
@@ -224,12 +242,10 @@ inline std::string describe(const LoadReport& report) {
          (fresh.empty() ? "" : "; fresh: " + fresh) + (unused.empty() ? "" : "; unused: " + unused);
 }
 
-/// Writes a directory that transformers' AutoModelForSequenceClassification and AutoTokenizer, and
-/// load_weights(), can load. Each file appears whole; model.safetensors comes last, so a directory
-/// that has it is complete.
-inline void save_hugging_face(const std::filesystem::path& directory, const HfConfig& config,
-                              const std::filesystem::path& vocabulary,
-                              std::vector<TensorToSave> tensors) {
+/// Writes config.json and vocab.txt of a model directory, each whole.
+inline void save_config_and_vocabulary(const std::filesystem::path& directory,
+                                       const HfConfig& config,
+                                       const std::filesystem::path& vocabulary) {
   std::error_code code;
   std::filesystem::create_directories(directory, code);
   if (code) throw write_error(directory, "create the directory", code.value(), 0);
@@ -237,6 +253,15 @@ inline void save_hugging_face(const std::filesystem::path& directory, const HfCo
   if (!std::filesystem::equivalent(vocabulary, copy, code))
     write_file(copy, MappedFile(vocabulary).text());
   write_config(directory / "config.json", config);
+}
+
+/// Writes a directory that transformers' AutoModelForSequenceClassification and AutoTokenizer, and
+/// load_weights(), can load. Each file appears whole; model.safetensors comes last, so a directory
+/// that has it is complete.
+inline void save_hugging_face(const std::filesystem::path& directory, const HfConfig& config,
+                              const std::filesystem::path& vocabulary,
+                              std::vector<TensorToSave> tensors) {
+  save_config_and_vocabulary(directory, config, vocabulary);
   write_safetensors(directory / "model.safetensors", std::move(tensors), {{"format", "pt"}});
 }
 

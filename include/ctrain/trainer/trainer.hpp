@@ -37,6 +37,12 @@ struct NamedTensor {
   }
 };
 
+/// A tensor of the state dict of the whole model.
+struct LogicalTensor {
+  std::string name;  // Hugging Face's
+  std::vector<std::int64_t> shape;
+};
+
 /// Consecutive elements of a tensor of the state dict that one rank holds.
 struct TensorPart {
   std::string name;                   // Hugging Face's
@@ -91,6 +97,16 @@ class Trainer : Check<P> {
                      .count = p.elements(),
                      .parameter = run.parameter});
     });
+    return all;
+  }
+
+  /// The state dict, whatever this rank has of it.
+  static std::vector<LogicalTensor> state_dict() {
+    std::vector<LogicalTensor> all;
+    for (int unit = 0; unit < policy.model.layers + 2; ++unit)
+      for (int i = 0; i < graph.parameters.rows.size; ++i)
+        if (graph.parameters.rows[i].segment == segment_of(graph.parameters, unit))
+          all.push_back({Faults<P, B>::name_of(i, unit - 1), shape_of(graph.parameters.rows[i])});
     return all;
   }
 

@@ -24,7 +24,7 @@ struct SmallModel {
     room.assign(std::size_t(ctrain::element_count(shape).value()), -1);
     wanted.push_back({.name = name,
                       .shape = shape,
-                      .destination = room.data(),
+                      .to = {{0, std::int64_t(room.size()), room.data()}},
                       .optional = name.starts_with("classifier.")});
   }
   ctrain::LoadReport load(const std::filesystem::path& directory) {
@@ -168,7 +168,7 @@ TEST_CASE("io.hugging_face.loads_back_the_directory_that_it_saves") {
   std::vector<ctrain::TensorToSave> tensors;
   for (const WantedTensor& tensor : model.wanted)
     tensors.push_back(ctrain::tensor_in_memory(tensor.name, ctrain::StoredType::f32, tensor.shape,
-                                               tensor.destination));
+                                               tensor.to[0].data));
   const ctrain::HfConfig config = ctrain::read_config(scratch::golden("classifier/config.json"));
   ctrain::save_hugging_face(directory, config, scratch::golden("classifier/vocab.txt"), tensors);
   ctrain::save_hugging_face(directory, config, directory / "vocab.txt", tensors);  // over itself
