@@ -58,13 +58,19 @@ function(ctrain_add_cuda_program name source)
 endfunction()
 
 # One executable per source, named as the source is, with `prefix` before it. NAME_cuda.cu needs a
-# toolkit; without a card it names the target NAME_cpu, which then is NAME.
+# toolkit; without a card it names the target NAME_cpu, which then is NAME. NAME_mpi.cpp needs MPI.
 function(ctrain_add_executables prefix)
   file(GLOB sources CONFIGURE_DEPENDS *.cpp)
   foreach(source IN LISTS sources)
     cmake_path(GET source STEM name)
+    if(name MATCHES "_mpi$" AND NOT TARGET ctrain::mpi)
+      continue()
+    endif()
     add_executable(${prefix}${name} ${source})
     target_link_libraries(${prefix}${name} PRIVATE ctrain_develop)
+    if(name MATCHES "_mpi$")
+      target_link_libraries(${prefix}${name} PRIVATE ctrain::mpi)
+    endif()
   endforeach()
   if(TARGET ctrain_develop_cuda)
     file(GLOB cuda_sources CONFIGURE_DEPENDS *_cuda.cu)
