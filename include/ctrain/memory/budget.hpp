@@ -18,6 +18,7 @@ namespace ctrain {
 /// batch.accumulation larger by the same factor keeps the optimizer step as it was.
 enum class Change : std::uint8_t {
   nothing_needed,
+  set_zero_stage_to,
   set_batch_packed_tokens_to,
   set_batch_sentences_to,
   set_weights_to_plain,
@@ -64,6 +65,16 @@ constexpr bool halve(Batch& batch) {
 
 using Proposals = Table<Proposal, 48>;
 
+/// Adds `p` with the higher stages of ZeRO that the rules allow it.
+constexpr void add_zero_stages(Proposals& all, Policy p) {
+  if (p.parallel.data == 1) return;
+  const int most = p.parallel.pipeline == 1 ? 3 : 1;
+  while (++p.zero.stage <= most) {
+    if (p.zero.stage == 3 && p.device.kind == DeviceKind::host) p.weights = WeightLayout::plain;
+    all.add({Change::set_zero_stage_to, p.zero.stage, p});
+  }
+}
+
 /// Adds `p` with its micro-batch halved `least` to `most` times, as far as that goes.
 constexpr void add_smaller_batches(Proposals& all, Policy p, Change packed, Change padded,
                                    int least, int most) {
@@ -77,10 +88,11 @@ constexpr void add_smaller_batches(Proposals& all, Policy p, Change packed, Chan
 
 }  // namespace budget
 
-/// Changes of `p` in order of what they cost in speed: a micro-batch of down to a quarter (products
-/// get a little smaller, a few per cent), plain weights (a host's products lose a fifth), full
-/// recompute (a third more arithmetic), then a smaller and smaller micro-batch on top, all of it
-/// together, and at last a larger device, which always fits.
+/// Changes of `p` in order of what they cost in speed: a share of the states for each data rank
+/// (stage 1 sends as many bytes; 2 and 3 send some once a micro-batch), a micro-batch of down to a
+/// quarter (products get a little smaller, a few per cent), plain weights (a host's products lose a
+/// fifth), full recompute (a third more arithmetic), then a smaller and smaller micro-batch on top,
+/// all of it together, and at last a larger device, which always fits.
 constexpr budget::Proposals proposals(const Policy& p) {
   const bool recomputes = p.recompute == Recompute::full;
   const bool has_copies = p.device.kind == DeviceKind::host && p.weights == WeightLayout::packed;
@@ -91,6 +103,7 @@ constexpr budget::Proposals proposals(const Policy& p) {
 
   budget::Proposals all;
   all.add({Change::nothing_needed, 0, p});
+  budget::add_zero_stages(all, p);
   budget::add_smaller_batches(all, p, Change::set_batch_packed_tokens_to,
                               Change::set_batch_sentences_to, 1, 2);
   if (has_copies) all.add({Change::set_weights_to_plain, 0, plain});

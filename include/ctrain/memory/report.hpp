@@ -83,6 +83,8 @@ inline std::string text_of(const Suggestion& s) {
   switch (s.what) {
     case Change::nothing_needed:
       return "nothing";
+    case Change::set_zero_stage_to:
+      return "zero.stage = " + value;
     case Change::set_batch_packed_tokens_to:
       return tokens;
     case Change::set_batch_sentences_to:

@@ -100,6 +100,21 @@ constexpr bool batch_arrays_are_apart(const Policy& p) {
 static_assert(batch_arrays_are_apart(on(erlangshen_1b3, packed)));
 static_assert(batch_arrays_are_apart(on(erlangshen_1b3, padded)));
 
+// The states of 1,257,371,650 parameters on each of N data ranks, in hundredths of GB, as in the
+// ZeRO paper's table (arXiv 1910.02054) for 16 bytes a parameter; here weights and gradients have 4
+// each, the optimizer 8.
+constexpr std::int64_t states(int data, int stage) {
+  Policy p = on(erlangshen_1b3, packed);
+  p.parallel.data = data;
+  p.zero.stage = stage;
+  const MemoryPlan m = plan_memory(p);
+  return (m.parameters.size + m.gradients.size + m.optimizer_state() + 5'000'000) / 10'000'000;
+}
+static_assert(states(1, 0) == 2012 && states(2, 0) == 2012 && states(8, 0) == 2012);
+static_assert(states(2, 1) == 1509 && states(4, 1) == 1257 && states(8, 1) == 1132);
+static_assert(states(2, 2) == 1257 && states(4, 2) == 880 && states(8, 2) == 692);
+static_assert(states(2, 3) == 1006 && states(4, 3) == 503 && states(8, 3) == 251);
+
 /// Every preset, precision, recompute and device, four batches and depths, `workers` on a host.
 template <class Visit> void for_each_full_policy(int workers, Visit&& visit) {
   for (const ModelShape& shape :
