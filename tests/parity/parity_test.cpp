@@ -58,31 +58,6 @@ struct MegatronPadded {
   static constexpr const char* folder = "megatron";
   static constexpr Policy policy = base(megatron, padded, WeightLayout::plain);
 };
-struct MegatronRecompute {
-  static constexpr const char* folder = "megatron";
-  static constexpr Policy policy = [] {
-    Policy p = base(megatron, packed);
-    p.recompute = Recompute::full;
-    return p;
-  }();
-};
-struct MegatronHuggingFace {
-  static constexpr const char* folder = "megatron";
-  static constexpr Policy policy = [] {
-    Policy p = base(megatron, packed);
-    p.optimizer.kind = OptimizerKind::adamw_hugging_face;
-    p.schedule.decay = Decay::polynomial;
-    return p;
-  }();
-};
-struct MegatronBf16 {
-  static constexpr const char* folder = "megatron";
-  static constexpr Policy policy = [] {
-    Policy p = base(megatron, packed);
-    p.precision.compute = Compute::bf16;
-    return p;
-  }();
-};
 struct BertPacked {
   static constexpr const char* folder = "bert";
   static constexpr Policy policy = base(bert, packed);
@@ -91,27 +66,26 @@ struct BertPadded {
   static constexpr const char* folder = "bert";
   static constexpr Policy policy = base(bert, padded, WeightLayout::plain);
 };
-struct BertRecompute {
-  static constexpr const char* folder = "bert";
+
+// One change each, of either model.
+template <class Model> struct Recomputes : Model {
   static constexpr Policy policy = [] {
-    Policy p = base(bert, packed);
+    Policy p = Model::policy;
     p.recompute = Recompute::full;
     return p;
   }();
 };
-struct BertHuggingFace {
-  static constexpr const char* folder = "bert";
+template <class Model> struct HuggingFace : Model {
   static constexpr Policy policy = [] {
-    Policy p = base(bert, packed);
+    Policy p = Model::policy;
     p.optimizer.kind = OptimizerKind::adamw_hugging_face;
     p.schedule.decay = Decay::polynomial;
     return p;
   }();
 };
-struct BertBf16 {
-  static constexpr const char* folder = "bert";
+template <class Model> struct Bf16 : Model {
   static constexpr Policy policy = [] {
-    Policy p = base(bert, packed);
+    Policy p = Model::policy;
     p.precision.compute = Compute::bf16;
     return p;
   }();
@@ -143,8 +117,8 @@ double largest(const std::vector<double>& v) {
 
 TEMPLATE_TEST_CASE("parity.logits_and_every_gradient_equal_transformers", "",
                    CTRAIN_BOTH(MegatronPacked), CTRAIN_BOTH(MegatronPadded),
-                   CTRAIN_BOTH(MegatronRecompute), CTRAIN_BOTH(BertPacked), CTRAIN_BOTH(BertPadded),
-                   CTRAIN_BOTH(BertRecompute)) {
+                   CTRAIN_BOTH(Recomputes<MegatronPacked>), CTRAIN_BOTH(BertPacked),
+                   CTRAIN_BOTH(BertPadded), CTRAIN_BOTH(Recomputes<BertPacked>)) {
   using P = typename TestType::Holder;
   Trainer<P, typename TestType::Backend> trainer;
   load(trainer);
@@ -215,8 +189,9 @@ std::vector<double> train_hundred(Trainer<P, B>& trainer, const std::string& run
 }  // namespace
 
 TEMPLATE_TEST_CASE("parity.a_hundred_steps_of_adamw_follow_torch", "", CTRAIN_BOTH(MegatronPacked),
-                   CTRAIN_BOTH(MegatronRecompute), CTRAIN_BOTH(MegatronHuggingFace),
-                   CTRAIN_BOTH(BertPacked), CTRAIN_BOTH(BertHuggingFace)) {
+                   CTRAIN_BOTH(Recomputes<MegatronPacked>),
+                   CTRAIN_BOTH(HuggingFace<MegatronPacked>), CTRAIN_BOTH(BertPacked),
+                   CTRAIN_BOTH(HuggingFace<BertPacked>)) {
   using P = typename TestType::Holder;
   const std::string run =
       P::policy.optimizer.kind == OptimizerKind::adamw_torch ? "torch_linear" : "hf_polynomial";
@@ -246,7 +221,7 @@ TEMPLATE_TEST_CASE("parity.a_hundred_steps_of_adamw_follow_torch", "", CTRAIN_BO
 // bf16 rounds every product's operands to 8 bits; torch's own autocast run is up to 3.3e-2 from its
 // float64 run at single steps near a sharp change of the loss, 2.3e-3 on the mean.
 TEMPLATE_TEST_CASE("parity.bf16_follows_the_float64_curve_as_closely_as_torch_autocast", "",
-                   CTRAIN_BOTH(MegatronBf16), CTRAIN_BOTH(BertBf16)) {
+                   CTRAIN_BOTH(Bf16<MegatronPacked>), CTRAIN_BOTH(Bf16<BertPacked>)) {
   using P = typename TestType::Holder;
   const SafeTensors expected(golden::path(std::string(P::folder) + "/training.safetensors"));
   Trainer<P, typename TestType::Backend> trainer;
