@@ -38,6 +38,10 @@ for ranks in 2 4; do
       launch $ranks
       ((status == 0)) || die "ends with $status"
       says "^all right" ;;
+    paused)  # all of them, as a scheduler may
+      launch $ranks
+      ((status == 0)) || die "ends with $status"
+      (($(grep -c "is right" "$output") == ranks)) || die "not all ranks go on" ;;
     stopped)  # alive, but it answers nobody
       launch $ranks
       fails

@@ -8,6 +8,9 @@
 #include <map>
 #include <string_view>
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 namespace {
 
 using namespace ctrain;
@@ -64,6 +67,23 @@ void signalled(Mpi& communicator, int signal) {
   sum(communicator, 17);
 }
 
+/// All are stopped for longer than the deadline while they wait for the last, and go on.
+void paused(Mpi& communicator, double deadline) {
+  sum(communicator, 16);
+  const pid_t me = getpid();
+  if (fork() == 0) {
+    usleep(300000);
+    kill(me, SIGSTOP);
+    usleep(useconds_t(1.5e6 * deadline));
+    kill(me, SIGCONT);
+    _exit(0);
+  }
+  if (communicator.rank() == communicator.ranks() - 1) usleep(600000);
+  sum(communicator, 17);
+  std::printf("rank %d is right\n", communicator.rank());
+  wait(nullptr);
+}
+
 }  // namespace
 
 int main(int, char** arguments) {
@@ -71,6 +91,7 @@ int main(int, char** arguments) {
       {"everything", everything},
       {"stopped", [](Mpi& c) { signalled(c, SIGSTOP); }},
       {"killed", [](Mpi& c) { signalled(c, SIGKILL); }},
+      {"paused", [&](Mpi& c) { paused(c, std::atof(arguments[3])); }},
       {"failed",
        [](Mpi& c) {
          if (c.rank() == 1) throw Error("disk", "is full", "Make room");

@@ -295,6 +295,9 @@ template <Link L> class Transfers {
   /// What has to happen now and then: hears of the others' waits, tells them of a long one of its
   /// own, and ends it at the deadline.
   void look_around(Clock::time_point now) {
+    // Who was stopped itself, with the whole job perhaps, has not been listening.
+    if (now - looked_ > deadline_ / 4) awake_since_ = now;
+    looked_ = now;
     read_reports(now);
     if (failed()) return tell({failure_.because_of, 1});
     const auto [peers, silence] = silence_of_wait(now);
@@ -311,7 +314,7 @@ template <Link L> class Transfers {
     if (waiting_lane_ < 0) return {};
     const Lane& lane = lanes_[std::size_t(waiting_lane_)];
     if (!lane.running) return {};
-    return {lane.transfer.waits_for(), now - std::max(lane.heard, wait_began_)};
+    return {lane.transfer.waits_for(), now - std::max({lane.heard, wait_began_, awake_since_})};
   }
   void expect_report(int from) {
     Mailbox& box = reports_[std::size_t(from)];
@@ -411,7 +414,7 @@ template <Link L> class Transfers {
   std::vector<std::byte> scratch_;
   std::uint64_t taken_ = 0;
   int running_ = 0;
-  Clock::time_point told_{};
+  Clock::time_point looked_{}, awake_since_{}, told_{};
   int exceptions_ = std::uncaught_exceptions();
   std::thread thread_;
 };
