@@ -6,14 +6,18 @@
 
 namespace ctrain {
 
-/// own[i] += received[i]: in float, rounded once, the same bits on every machine. (Runs of constant
-/// length are what g++ -O2 makes vectors of.)
+/// own[i] += received[i]: in float, rounded once, the same bits on every machine. (g++ -O2 makes
+/// vectors of it only if told to, and if what is stored is a number: else 512 KiB of bf16 take half
+/// a millisecond instead of a fiftieth.)
 template <class T> void add_into(T* own, const T* received, std::int64_t count) {
-  constexpr int run = 64;
-  std::int64_t i = 0;
-  for (; i + run <= count; i += run)
-    for (int j = 0; j < run; ++j) own[i + j] = T(float(own[i + j]) + float(received[i + j]));
-  for (; i < count; ++i) own[i] = T(float(own[i]) + float(received[i]));
+#pragma omp simd
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float sum = float(own[i]) + float(received[i]);
+    if constexpr (Half<T>)
+      own[i].bits = T::narrow(sum);
+    else
+      own[i] = sum;
+  }
 }
 
 /// The same on bytes that hold elements of that type: fp32, bf16 or fp16.
