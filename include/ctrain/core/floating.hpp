@@ -32,8 +32,8 @@ struct bf16 {
   /// Round to nearest, ties to even; a NaN stays a (quiet) NaN.
   CTRAIN_HOST_DEVICE static constexpr std::uint16_t narrow(float value) {
     const std::uint32_t u = bits_as<std::uint32_t>(value);
-    const std::uint32_t quiet = (u >> 16) | 0x40u, rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-    return std::uint16_t((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);  // no branch in a loop
+    if ((u & 0x7fffffffu) > 0x7f800000u) return std::uint16_t((u >> 16) | 0x40u);
+    return std::uint16_t((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
   }
 };
 
