@@ -1,6 +1,6 @@
 #include <ctrain/memory/budget.hpp>
-#include <ctrain/memory/check.hpp>
 #include <ctrain/policy/presets.hpp>
+#include <ctrain/schedule/check.hpp>
 
 #include <catch2/catch.hpp>
 

@@ -93,11 +93,10 @@ template <class T> void add_parts(T& trainer, Tensors& all) {
     }
 }
 
-/// `steps` optimizer steps of P on all its ranks, and an evaluation. Throws what a rank threw.
-template <class P, class B = Cpu> Outcome train(int steps, int batches = 1 << 30) {
+/// Calls act(trainer) on all ranks of P at once. Throws what a rank threw.
+template <class P, class B = Cpu, class Act> void on_all_ranks(Act&& act) {
   constexpr int count = P::policy.parallel.ranks();
   ThreadHub hub(count);
-  Outcome outcome;
   std::mutex mutex;
   std::exception_ptr error;
   const auto run = [&](int rank) {
@@ -105,24 +104,7 @@ template <class P, class B = Cpu> Outcome train(int steps, int batches = 1 << 30
     try {
       ctrain::Threads communicator(grid_of(P::policy.parallel), 20.0, hub, rank);
       Trainer<P, B, ctrain::Threads> trainer(communicator, 11);
-      Sentences feed{P::policy.batch, P::policy.model.vocabulary, batches};
-      StepResult evaluated;
-      std::vector<double> losses, norms;
-      for (int i = 0; i < steps; ++i) {
-        const StepResult r = trainer.step().train(
-            feed,
-            {.seed = 3, .step = i, .learning_rate = 1e-3, .weight_decay = 0.1f, .clip = 1.0f});
-        if (r.micro_batches == 0) break;
-        losses.push_back(r.loss()), norms.push_back(r.gradient_norm);
-      }
-      Sentences held{P::policy.batch, P::policy.model.vocabulary, 5};
-      while (trainer.step().evaluate(held, evaluated)) {
-      }
-      const std::lock_guard lock(mutex);
-      add_parts(trainer, outcome.tensors);
-      outcome.losses = losses, outcome.norms = norms;
-      outcome.evaluated += evaluated;
-      outcome.arena_is_the_plan &= trainer.arena().high_water() == trainer.plan().arena();
+      act(trainer);
     } catch (...) {
       const std::lock_guard lock(mutex);
       if (!error) error = std::current_exception();
@@ -132,6 +114,39 @@ template <class P, class B = Cpu> Outcome train(int steps, int batches = 1 << 30
   for (int rank = 0; rank < count; ++rank) threads.emplace_back(run, rank);
   for (std::thread& t : threads) t.join();
   if (error) std::rethrow_exception(error);
+}
+
+/// Optimizer steps `first` to `end` of a trainer, or as many as there are batches for.
+template <class T> std::vector<StepResult> steps(T& trainer, int first, int end, Sentences feed) {
+  std::vector<StepResult> results;
+  for (int i = first; i < end; ++i) {
+    const StepResult r = trainer.step().train(
+        feed, {.seed = 3, .step = i, .learning_rate = 1e-3, .weight_decay = 0.1f, .clip = 1.0f});
+    if (r.micro_batches == 0) break;
+    results.push_back(r);
+  }
+  return results;
+}
+
+/// `count` optimizer steps of P on all its ranks, and an evaluation.
+template <class P, class B = Cpu> Outcome train(int count, int batches = 1 << 30) {
+  Outcome outcome;
+  std::mutex mutex;
+  on_all_ranks<P, B>([&](auto& trainer) {
+    const auto results =
+        steps(trainer, 0, count, {P::policy.batch, P::policy.model.vocabulary, batches});
+    Sentences held{P::policy.batch, P::policy.model.vocabulary, 5};
+    StepResult evaluated;
+    while (trainer.step().evaluate(held, evaluated)) {
+    }
+    const std::lock_guard lock(mutex);
+    add_parts(trainer, outcome.tensors);
+    outcome.losses.clear(), outcome.norms.clear();
+    for (const StepResult& r : results)
+      outcome.losses.push_back(r.loss()), outcome.norms.push_back(r.gradient_norm);
+    outcome.evaluated += evaluated;
+    outcome.arena_is_the_plan &= trainer.arena().high_water() == trainer.plan().arena();
+  });
   return outcome;
 }
 
