@@ -3,6 +3,7 @@
 # to bench/results/NAME-DATE.json, which git ignores: add by force what a document quotes.
 #
 #   NAME = compile    seconds and memory of the compilers on bench/compile/*.cpp
+#   NAME = proofs     seconds of the compilers on every split of the 1.3B model within 8 ranks
 #   NAME = pytorch    whole steps of ours and of PyTorch in turn; needs --python with torch
 #   any other         builds bench/NAME.cpp (or .cu) and runs it with --json FILE ARGUMENT...
 set -eu
@@ -10,7 +11,7 @@ cd "$(dirname "$0")/.."
 
 if (($# == 0)); then
   echo "usage: bench/run.sh NAME [ARGUMENT...], where NAME is one of:"
-  { echo compile; echo pytorch; find bench -maxdepth 1 -name '*.cpp' -o -maxdepth 1 -name '*.cu'; } |
+  { echo compile; echo proofs; echo pytorch; find bench -maxdepth 1 -name '*.cpp' -o -maxdepth 1 -name '*.cu'; } |
     sed 's@.*/@@; s@\.[a-z]*$@@; s@^@  @' | sort
   exit 2
 fi
@@ -20,8 +21,8 @@ PATH=$PATH:/usr/local/cuda/bin
 json=bench/results/$name-$(date -u +%Y-%m-%dT%H%M%SZ).json
 mkdir -p bench/results
 
-if [[ $name == compile ]]; then
-  python3 bench/compile.py --json "$json" "$@"
+if [[ $name == compile || $name == proofs ]]; then
+  python3 "bench/$name.py" --json "$json" "$@"
 elif [[ $name == pytorch ]]; then
   cmake --preset cuda >/dev/null
   cmake --build --preset cuda --target bench_step >&2

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <ctrain/memory/budget.hpp>
-#include <ctrain/memory/check.hpp>
 #include <ctrain/memory/report.hpp>
 #include <ctrain/model/render.hpp>
 #include <ctrain/policy/presets.hpp>
+#include <ctrain/schedule/check.hpp>

@@ -5,8 +5,8 @@
 #include <ctrain/backend/comm/single.hpp>
 #include <ctrain/backend/comm/transfer.hpp>
 #include <ctrain/backend/default.hpp>
-#include <ctrain/memory/check.hpp>
 #include <ctrain/policy/rules.hpp>
+#include <ctrain/schedule/check.hpp>
 #include <ctrain/trainer/initialize.hpp>
 #include <ctrain/trainer/memory_map.hpp>
 #include <ctrain/trainer/step.hpp>

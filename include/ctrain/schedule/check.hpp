@@ -1,8 +1,9 @@
-/// \file  Is a policy valid, and does its plan fit? One instantiation, no error that follows from another.   floor 3: memory
+/// \file  Is a policy valid, does its plan fit, is its schedule right? One instantiation, no error that follows from another.   floor 4: schedule
 #pragma once
 
 #include <ctrain/memory/budget.hpp>
 #include <ctrain/policy/rules.hpp>
+#include <ctrain/schedule/schedule.hpp>
 
 #include <cstddef>
 #include <type_traits>
@@ -23,8 +24,8 @@ template <int Anything>
 concept is_a_constant = (Anything * 0 == 0);
 template <class P> inline constexpr bool is_readable = is_a_constant<P::policy.batch.accumulation>;
 
-/// The verdict on the plan of a valid policy.
-template <class P> struct CheckPlan : PlanOf<P>::check {};
+/// The verdict on the plan and the schedule of a valid policy.
+template <class P> struct CheckDerived : PlanOf<P>::check, ScheduleOf<P>::check {};
 
 template <class P> struct VerdictOn { using type = NamesNoPolicy<P>; };
 template <class P>
@@ -35,7 +36,7 @@ template <HasMemberPolicy P> struct VerdictOn<P> {
   template <class Q>
   using of_policy =
       std::conditional_t<is_readable<Q>,
-                         std::conditional_t<keeps_every_rule<Q>, CheckPlan<Q>, CheckPolicy<Q>>,
+                         std::conditional_t<keeps_every_rule<Q>, CheckDerived<Q>, CheckPolicy<Q>>,
                          Unreadable>;
   template <class Q> struct policy { using type = of_policy<Q>; };
   template <class Q> struct other { using type = NamesNoPolicy<Q>; };
@@ -44,8 +45,8 @@ template <HasMemberPolicy P> struct VerdictOn<P> {
 };
 
 /// Instantiating it checks a policy: every rule it breaks is an error of its own; one that breaks
-/// none is planned, the plan is proved, and a plan that does not fit is an error with its table. An
-/// invalid policy is not planned, since such a plan would say nothing.
+/// none is planned and scheduled, both are proved, and a plan that does not fit is an error with
+/// its table. An invalid policy is not planned, since such a plan would say nothing.
 template <class P> struct Check : VerdictOn<P>::type {};
 
 /// True, or a compile error: static_assert(ctrain::check<Mine>()). (The check stands in a default
