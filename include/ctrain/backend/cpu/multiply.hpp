@@ -16,10 +16,16 @@ template <class T> struct FactorRows {
 /// registers of sums, 4 of the panel and 1 of A.
 inline constexpr int block_rows = 96, tile_height = 6;
 
-/// A prefetch a group: where the kernel will read next, a little in each group.
+/// A prefetch a group: where the kernel will read next, a little in each group. Runs of 2^shift
+/// cache lines, `step` bytes apart; what is asked for may lie outside any object.
 struct Ahead {
   const char* from = nullptr;
-  int step = 0;  // bytes
+  std::ptrdiff_t step = 0;
+  int shift = 0;
+
+  CTRAIN_INLINE void ask(int group) const {
+    simd::prefetch(from + (group & ((1 << shift) - 1)) * 64 + (group >> shift) * step);
+  }
 };
 
 /// Where a tile's sums go: a row every `stride` floats. `add` to what stands there; `stream` past
@@ -54,8 +60,7 @@ template <int Rows, int Vectors, class T>
     Factor column[Vectors];
     simd::unrolled<Vectors>([&](auto v) { column[v] = Factor::load(panel + v * step); });
     panel += Vectors * step;
-    simd::prefetch(ahead.from);
-    ahead.from += ahead.step;
+    ahead.ask(g);
     simd::unrolled<Rows>([&](auto r) {
       const Factor each = Factor::same(row[r] + g * group_step);
       simd::unrolled<Vectors>(
@@ -112,7 +117,7 @@ void multiply_block(Sums sums, const FactorRows<T>& a, int rows, const T* panel,
     const int here = std::min(block_groups, groups - start);
     const T* part = panel + std::int64_t(start) * group_size;
     Ahead ahead{reinterpret_cast<const char*>(part + std::int64_t(here) * group_size),
-                int(group_size * sizeof(T)) / tiles};
+                std::ptrdiff_t(group_size * sizeof(T)) / tiles};
     for (int r = 0; r < rows; r += tile_height) {
       const T* row[tile_height];
       for (int i = 0; i < tile_height; ++i)
@@ -131,7 +136,7 @@ void multiply_in_place(Sums sums, const FactorRows<T>& a, const T* panel, int gr
   constexpr int tiles = (panel_columns + tile_height - 1) / tile_height;
   const std::int64_t group_size = panel_columns * Panels<T>::group;
   Ahead ahead{reinterpret_cast<const char*>(panel + groups * group_size),
-              int(group_size * sizeof(T)) / tiles};
+              std::ptrdiff_t(group_size * sizeof(T)) / tiles};
   for (int r = 0; r < panel_columns; r += tile_height) {
     const T* row[tile_height];
     for (int i = 0; i < tile_height; ++i)

@@ -27,17 +27,25 @@ template <class T> struct Operand {
 template <class T> struct Panels {
   static constexpr int group = simd::Factor<T>::group;
   int depth = 0, width = 0;
+  int wide = panel_columns;  // columns of each but the last, a multiple of 16
+
+  /// As few panels as can be, of nearly equal width: a kernel of 16 columns is the slowest.
+  static Panels even(int depth, int width) {
+    const int count = (width + panel_columns - 1) / panel_columns;
+    const int each = (width + count - 1) / std::max(1, count);
+    return {depth, width, (each + simd::width - 1) / simd::width * simd::width};
+  }
 
   /// Panels take exactly depth * width elements.
   bool exact() const { return depth % group == 0 && width % simd::width == 0; }
   int groups() const { return (depth + group - 1) / group; }
-  int count() const { return (width + panel_columns - 1) / panel_columns; }
+  int count() const { return (width + wide - 1) / wide; }
   /// Columns of panel p, filled up with zeros to a multiple of 16.
   int columns(int p) const {
-    const int left = std::min(panel_columns, width - p * panel_columns);
+    const int left = std::min(wide, width - p * wide);
     return (left + simd::width - 1) / simd::width * simd::width;
   }
-  std::int64_t stride() const { return std::int64_t(panel_columns) * group * groups(); }
+  std::int64_t stride() const { return std::int64_t(wide) * group * groups(); }
   std::int64_t elements() const {
     return (count() - 1) * stride() + std::int64_t(columns(count() - 1)) * group * groups();
   }

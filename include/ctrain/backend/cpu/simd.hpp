@@ -254,9 +254,10 @@ template <Half T> CTRAIN_INLINE void stream(T* to, Lanes first, Lanes second) {
 
 /// Lane i: the bits of T(even lane i), then those of T(odd lane i).
 template <Half T> CTRAIN_INLINE __m512i narrow_pairs(Lanes even, Lanes odd) {
-  const __m512i low = _mm512_maskz_cvtepu16_epi32(0xffff, narrow<T>(even));
-  const __m512i high = _mm512_maskz_cvtepu16_epi32(0xffff, narrow<T>(odd));
-  return _mm512_or_si512(low, _mm512_maskz_slli_epi32(0xffff, high, 16));
+  const __m512i steps = _mm512_set1_epi32(0x00010001), first = _mm512_set1_epi32(0x00100000);
+  const __m512i turns = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i alternating = _mm512_add_epi32(_mm512_mullo_epi32(steps, turns), first);
+  return _mm512_maskz_permutexvar_epi16(~__mmask32{0}, alternating, narrow_both<T>(even, odd));
 }
 /// to[2 i] = T(even lane i), to[2 i + 1] = T(odd lane i).
 template <Half T> CTRAIN_INLINE void store_pairs(T* to, Lanes even, Lanes odd) {

@@ -40,6 +40,13 @@ struct Threads {
     for (std::int64_t i = 0; i < pieces; ++i) f(i, omp_get_thread_num());
   }
 
+  /// f(worker) once on each of `team` threads at the same time, if the system has as many.
+  template <class F> void together(int team, F&& f) const {
+    if (team <= 1) return f(0);
+#pragma omp parallel num_threads(team)
+    f(omp_get_thread_num());
+  }
+
  private:
   int team_of(std::int64_t pieces, std::int64_t elements) const {
     return elements < 16384 ? 1 : int(std::min<std::int64_t>(count, pieces));
