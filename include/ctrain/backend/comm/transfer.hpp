@@ -27,8 +27,8 @@ struct TransferName {
 /// A collective's payload is cut into one chunk per member: member i's is elements
 /// [i * count / members, (i + 1) * count / members) of its `count`. all_reduce leaves the sum
 /// everywhere, reduce_scatter in this member's chunk (and nothing of use in the others);
-/// all_gather starts from this member's chunk. Of an all_to_all's payload, chunk i of the first half
-/// goes to member i, and chunk i of the second half comes from there, but for one's own.
+/// all_gather starts from this member's chunk. Of an all_to_all's payload, chunk i of the first
+/// half goes to member i, and chunk i of the second half comes from there, but for one's own.
 struct Transfer {
   EventKind kind = EventKind::collective;  // or send or receive
   Collective collective = Collective::all_reduce;
