@@ -3,6 +3,7 @@
 #include <ctrain/backend/cpu/cpu.hpp>
 #include <ctrain/backend/cpu/reference.hpp>
 #include <ctrain/io/hugging_face.hpp>
+#include <ctrain/policy/presets.hpp>
 #include <ctrain/trainer/learning_rate.hpp>
 #include <ctrain/trainer/trainer.hpp>
 
@@ -80,6 +81,13 @@ template <class Model> struct HuggingFace : Model {
     Policy p = Model::policy;
     p.optimizer.kind = OptimizerKind::adamw_hugging_face;
     p.schedule.decay = Decay::polynomial;
+    return p;
+  }();
+};
+template <class Model> struct Fp16 : Model {
+  static constexpr Policy policy = [] {
+    Policy p = Model::policy;
+    p.precision = {.compute = Compute::fp16, .loss_scale = fixed_scale(1024)};
     return p;
   }();
 };
@@ -218,10 +226,13 @@ TEMPLATE_TEST_CASE("parity.a_hundred_steps_of_adamw_follow_torch", "", CTRAIN_BO
   }
 }
 
-// bf16 rounds every product's operands to 8 bits; torch's own autocast run is up to 3.3e-2 from its
-// float64 run at single steps near a sharp change of the loss, 2.3e-3 on the mean.
-TEMPLATE_TEST_CASE("parity.bf16_follows_the_float64_curve_as_closely_as_torch_autocast", "",
-                   CTRAIN_BOTH(Bf16<MegatronPacked>), CTRAIN_BOTH(Bf16<BertPacked>)) {
+namespace {
+
+/// How far the hundred losses are from torch's in float64.
+struct Distance {
+  double first_ten = 0, largest = 0, mean = 0;
+};
+template <class TestType> Distance from_float64() {
   using P = typename TestType::Holder;
   const SafeTensors expected(golden::path(std::string(P::folder) + "/training.safetensors"));
   Trainer<P, typename TestType::Backend> trainer;
@@ -229,11 +240,34 @@ TEMPLATE_TEST_CASE("parity.bf16_follows_the_float64_curve_as_closely_as_torch_au
   std::vector<double> norms;
   const std::vector<double> losses = train_hundred(trainer, "torch_linear", norms);
   const std::vector<double> loss = golden::values(expected, "torch_linear.loss.f64");
-  double sum = 0;
+  Distance d;
   for (std::size_t i = 0; i < 100; ++i) {
-    INFO("step " << i);
-    CHECK(std::fabs(losses[i] - loss[i]) <= (i < 10 ? 1e-2 : 0.1));
-    sum += std::fabs(losses[i] - loss[i]);
+    const double off = std::fabs(losses[i] - loss[i]);
+    if (i < 10) d.first_ten = std::max(d.first_ten, off);
+    d.largest = std::max(d.largest, off);
+    d.mean += off / 100;
   }
-  CHECK(sum / 100 <= 1e-2);
+  return d;
+}
+
+}  // namespace
+
+// bf16 rounds every product's operands to 8 bits; torch's own autocast run is up to 3.3e-2 from its
+// float64 run at single steps near a sharp change of the loss, 2.3e-3 on the mean.
+TEMPLATE_TEST_CASE("parity.bf16_follows_the_float64_curve_as_closely_as_torch_autocast", "",
+                   CTRAIN_BOTH(Bf16<MegatronPacked>), CTRAIN_BOTH(Bf16<BertPacked>)) {
+  const Distance d = from_float64<TestType>();
+  CHECK(d.first_ten <= 1e-2);
+  CHECK(d.largest <= 0.1);
+  CHECK(d.mean <= 1e-2);
+}
+
+// fp16 has 3 bits more: torch's own run, with the same loss scale, is up to 2.3e-3 away and 2.3e-4
+// on the mean. The bounds stand to it as those of bf16 stand to torch's bf16.
+TEMPLATE_TEST_CASE("parity.fp16_follows_the_float64_curve_as_closely_as_torch_autocast", "",
+                   CTRAIN_BOTH(Fp16<MegatronPacked>), CTRAIN_BOTH(Fp16<BertPacked>)) {
+  const Distance d = from_float64<TestType>();
+  CHECK(d.first_ten <= 1e-3);
+  CHECK(d.largest <= 1e-2);
+  CHECK(d.mean <= 1e-3);
 }

@@ -30,7 +30,8 @@ namespace ctrain {
 
 /// Where a run stands, besides its tensors.
 struct RunState {
-  std::int64_t step = 0;  // optimizer steps done
+  std::int64_t step = 0;      // optimizer steps done
+  LossScaleState loss_scale;  // with the number of those that were skipped
   std::uint64_t seed = 0;
   SamplerPosition sampler;
   std::map<std::string, double> metrics;  // latest value of each, for the checkpoint rules
@@ -60,12 +61,30 @@ inline KeptCheckpoint kept_from(const nlohmann::json& j) {
   return {j.at("name"), number_from(j.at("score"))};
 }
 
+inline nlohmann::json to_json(const LossScaleState& s) {
+  return {{"scale", s.scale},
+          {"step", s.step},
+          {"last_overflow", s.last_overflow},
+          {"good_steps", s.good_steps},
+          {"overflows_left", s.overflows_left},
+          {"skipped_steps", s.skipped_steps}};
+}
+inline LossScaleState loss_scale_from(const nlohmann::json& j) {
+  return {.scale = j.at("scale"),
+          .step = j.at("step"),
+          .last_overflow = j.at("last_overflow"),
+          .good_steps = j.at("good_steps"),
+          .overflows_left = j.at("overflows_left"),
+          .skipped_steps = j.at("skipped_steps")};
+}
+
 inline nlohmann::json to_json(const RunState& s) {
   nlohmann::json kept = nlohmann::json::array(), metrics = nlohmann::json::object();
   for (const KeptCheckpoint& k : s.kept.kept) kept.push_back(to_json(k));
   for (const auto& [name, value] : s.metrics) metrics[name] = number_text(value);
   return {{"format", format},
           {"step", s.step},
+          {"loss_scale", to_json(s.loss_scale)},
           {"seed", s.seed},
           {"sampler",
            {{"epoch", s.sampler.epoch}, {"batch", s.sampler.batch}, {"sample", s.sampler.sample}}},
@@ -82,6 +101,7 @@ inline nlohmann::json to_json(const RunState& s) {
 inline RunState from_json(const nlohmann::json& j) {
   RunState s;
   s.step = j.at("step");
+  if (j.contains("loss_scale")) s.loss_scale = loss_scale_from(j.at("loss_scale"));
   s.seed = j.at("seed");
   const nlohmann::json& sampler = j.at("sampler");
   s.sampler = {sampler.at("epoch"), sampler.at("batch"), sampler.at("sample")};

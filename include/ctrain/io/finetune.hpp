@@ -61,7 +61,9 @@ inline FixedByPolicy fixed_by(const Policy& p) {
           .length = p.batch.length,
           .accumulation = p.batch.accumulation,
           .labels = p.model.labels,
-          .precision = p.precision.compute == Compute::bf16 ? "bf16" : "32",
+          .precision = p.precision.compute == Compute::bf16   ? "bf16"
+                       : p.precision.compute == Compute::fp16 ? "16"
+                                                              : "32",
           .ranks = p.parallel.ranks()};
 }
 
@@ -265,6 +267,8 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
     step_ = state.step;
     metrics_ = state.metrics;
     validated_step_ = state.validated_step;
+    if constexpr (P::policy.precision.compute == Compute::fp16)
+      trainer_.step().restore(state.loss_scale);
     sampler_.start(state.sampler, state.seed);
     say(fmt::format("{}: goes on after step {}, epoch {}", flags_.ckpt_path, step_,
                     state.sampler.epoch));
@@ -346,7 +350,8 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
         policy.parallel.ranks() > 1 ? fmt::format("{} ranks; ", policy.parallel.ranks()) : "",
         policy_parameters(), data_.train.size(), data_.validation.size(), data_.test.size(),
         double(trainer_.plan().arena()) / double(GiB), double(policy.device.memory) / double(GiB),
-        peak_ / 1e9, *flags_.precision == "32" ? "fp32" : "bf16", log_->directory().path.string());
+        peak_ / 1e9, *flags_.precision == "bf16" ? "bf16" : "fp" + *flags_.precision,
+        log_->directory().path.string());
     std::fflush(stdout);
   }
   static constexpr std::int64_t policy_parameters() { return GraphOf<P>::graph.parameters.count(); }
@@ -577,8 +582,9 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
     together::run(communicator_, [&] { require_finite(trainer_.parts(State::weight), step_); });
   }
 
-  RunState state() const {
+  RunState state() {
     return {.step = step_,
+            .loss_scale = trainer_.step().loss_scale(),
             .seed = *flags_.seed,
             .sampler = sampler_.position(),
             .metrics = metrics_,

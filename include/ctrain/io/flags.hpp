@@ -99,7 +99,7 @@ struct FixedByPolicy {
   std::int64_t length = 0;        // .batch.length
   std::int64_t accumulation = 1;  // .batch.accumulation
   std::int64_t labels = 2;        // .model.labels
-  std::string precision = "32";   // .precision.compute: 32 or bf16
+  std::string precision = "32";   // .precision.compute: 32, bf16 or 16
   std::int64_t ranks = 1;
 };
 
@@ -546,12 +546,12 @@ class PolicyCheck {
 
   void precision(const std::optional<std::string>& given, const std::string& fixed) {
     if (!given || *given == fixed) return;
-    const std::string word = *given == "32" ? "fp32" : *given;
-    const std::string change = word == "16" ? "There is no such policy (bf16 is); pass " + fixed
-                                            : "Set .precision.compute = Compute::" + word +
-                                                  " in the policy and recompile, or pass " + fixed;
+    const std::string word = *given == "32"   ? "fp32"
+                             : *given == "16" ? "fp16 with a .precision.loss_scale"
+                                              : *given;
     add("precision", *given + ", but the policy computes in " + fixed + " (precision.compute)",
-        change);
+        "Set .precision.compute = Compute::" + word + " in the policy and recompile, or pass " +
+            fixed);
   }
 
   /// A run on a host has one rank and no GPU.

@@ -101,16 +101,16 @@ constexpr std::int64_t block_matrix_elements(const ModelShape& m) {
   return std::int64_t{4} * m.hidden * m.hidden + std::int64_t{2} * m.hidden * m.feed_forward;
 }
 
-/// Copies of each matrix: packed keeps one per direction, plain none; a GPU one in bf16.
+/// Copies of each matrix: packed keeps one per direction, plain none; a GPU one of 16 bits.
 constexpr int copies_of_weights(const Policy& p) {
   if (p.device.kind == DeviceKind::host) return p.weights == WeightLayout::packed ? 2 : 0;
-  return p.precision.compute == Compute::bf16 ? 1 : 0;
+  return p.precision.compute != Compute::fp32 ? 1 : 0;
 }
 
 /// The type in which a parameter's gradient waits for the update.
 constexpr DType gradient_type(const Parameter& parameter, const Policy& p) {
   const bool matrix_of_block = parameter.segment == Segment::block && !parameter.vector;
-  return matrix_of_block && p.precision.gradients == Compute::bf16 ? DType::bf16 : DType::fp32;
+  return matrix_of_block ? storage_of(p.precision.gradients) : DType::fp32;
 }
 
 /// Bytes from the start of the gradient region to the gradient of parameter `i`; with `i` = the

@@ -84,7 +84,7 @@ struct ForwardWriter {
     program.ops.add(op);
     return out;
   }
-  /// The stream as a matrix operand: itself in fp32, a narrowed copy in bf16.
+  /// The stream as a matrix operand: itself in fp32, else a narrowed copy.
   constexpr Operand cast(std::string_view name, Operand x) {
     if (policy.compute_type() == DType::fp32) return x;
     return unary(OpKind::cast, x, {tensor(name, policy.compute_type(), of(x).rows, of(x).cols)});

@@ -99,8 +99,6 @@ concept fp16_and_a_loss_scale_go_together = (ComputeIsFp16 == LossIsScaled);
 template <bool PowersOfTwo, int FactorMillionths, int Window, int Hysteresis>
 concept a_loss_scale_moves_by_powers_of_two = (PowersOfTwo && FactorMillionths >= 2000000 &&
                                                Window >= 1 && Hysteresis >= 1);
-template <bool ComputeIsFp16>
-concept a_step_computes_in_fp32_or_bf16 = !ComputeIsFp16;
 template <bool OptimizerIsAdam>
 concept a_step_ends_with_adam = OptimizerIsAdam;
 template <bool SendsSigns, int ZeroStage>
@@ -311,11 +309,6 @@ struct compression_has_intervals_and_bounds {
       "intervals to at least 1, coefficient_beta and factor_step within [0, 1), and 0 < "
       "factor_least <= 1 <= factor_most.");
 };
-template <bool ComputeIsFp16> struct a_step_computes_in_fp32_or_bf16 {
-  static_assert(ctrain::a_step_computes_in_fp32_or_bf16<ComputeIsFp16>,
-                "invalid policy: backends compute in fp16, but no step scales its loss yet. Set "
-                "precision.compute = Compute::bf16 or Compute::fp32.");
-};
 template <int Sentences, int MicroBatches> struct sentences_fit_the_dropout_key {
   static_assert(
       ctrain::sentences_fit_the_dropout_key<Sentences, MicroBatches>,
@@ -512,7 +505,6 @@ inline constexpr bool keeps_every_rule =
                                          millionths(P::policy.precision.loss_scale.factor),
                                          P::policy.precision.loss_scale.window,
                                          P::policy.precision.loss_scale.hysteresis> &&
-     a_step_computes_in_fp32_or_bf16<P::policy.precision.compute == Compute::fp16> &&
      a_step_ends_with_adam<is_adam(P::policy.optimizer.kind)> &&
      sums_of_signs_are_of_whole_states<sends_signs(P::policy.optimizer.kind),
                                        P::policy.zero.stage> &&
@@ -611,7 +603,6 @@ struct CheckPolicy
                                                 millionths(P::policy.precision.loss_scale.factor),
                                                 P::policy.precision.loss_scale.window,
                                                 P::policy.precision.loss_scale.hysteresis>,
-      rule::a_step_computes_in_fp32_or_bf16<P::policy.precision.compute == Compute::fp16>,
       rule::a_step_ends_with_adam<is_adam(P::policy.optimizer.kind)>,
       rule::sums_of_signs_are_of_whole_states<sends_signs(P::policy.optimizer.kind),
                                               P::policy.zero.stage>,

@@ -31,11 +31,8 @@ template <HasPolicy P, class Space = Arena> class MemoryMap {
   static constexpr const auto& policy = P::policy;
   static constexpr const auto& graph = GraphOf<P>::graph;
   static constexpr const auto& split = ScheduleOf<P>::split;
-  using Compute =
-      std::conditional_t<P::policy.compute_type() == DType::bf16, bf16,
-                         std::conditional_t<P::policy.compute_type() == DType::fp16, fp16, float>>;
-  using BlockGradient =
-      std::conditional_t<P::policy.precision.gradients == ctrain::Compute::bf16, bf16, float>;
+  using Compute = StorageOf<P::policy.compute_type()>;
+  using BlockGradient = StorageOf<storage_of(P::policy.precision.gradients)>;
 
   explicit MemoryMap(Coordinates at = {})
       : at_(at),

@@ -18,6 +18,7 @@ struct StepResult {
   std::int64_t attended = 0;  // query-key pairs inside sentences
   std::int64_t micro_batches = 0;
   double gradient_norm = 0;  // of the mean gradient, before clipping
+  bool skipped = false;      // a gradient overflowed: nothing changed but the loss scale
 
   double loss() const { return sentences > 0 ? loss_sum / double(sentences) : 0; }
   double accuracy() const { return sentences > 0 ? double(correct) / double(sentences) : 0; }

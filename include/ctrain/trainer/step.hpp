@@ -4,6 +4,7 @@
 #include <ctrain/backend/backend.hpp>
 #include <ctrain/backend/comm/single.hpp>
 #include <ctrain/backend/comm/transfer.hpp>
+#include <ctrain/backend/math/loss_scale.hpp>
 #include <ctrain/core/error.hpp>
 #include <ctrain/trainer/dispatch.hpp>
 #include <ctrain/trainer/faults.hpp>
@@ -70,7 +71,8 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   /// mean loss over all their sentences, clipped, then the update. No micro-batch left: changes
   /// nothing and returns micro_batches = 0. Throws Error, on every rank and before any weight has
   /// changed, when the loss or the gradient is not finite; the text names the step and the first
-  /// bad tensor.
+  /// bad tensor. Where a policy's loss scale can be lowered, such a gradient skips the step
+  /// instead: result.skipped, and nothing has changed but the scale.
   template <Feed F> StepResult train(F& feed, const StepNumbers& n) {
     opened_ = feed.open(split.grid.data * split.micro_batches);
     if (opened_ == 0) return {};
@@ -92,6 +94,10 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
     result += own_;
     return true;
   }
+
+  /// What a run goes on with besides its tensors.
+  const LossScaleState& loss_scale() const { return loss_scale_; }
+  void restore(const LossScaleState& scale) { loss_scale_ = scale; }
 
   /// Of the micro-batches opened last, the one that this rank has evaluated; -1: none.
   int evaluated() const { return map_.at().data < opened_ && counts() ? map_.at().data : -1; }
@@ -331,6 +337,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
 
   void update(const Event& e) {
     if (total_.micro_batches == 0) decide();
+    if (total_.skipped) return;
     for (int b = e.first; b < e.first + e.count; ++b)
       each_own_run(b, [&](const Run& run, const auto* gradient) {
         using G = std::remove_cvref_t<decltype(*gradient)>;
@@ -348,7 +355,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
             .epsilon = policy.optimizer.epsilon,
             .weight_decay = decays(p, policy.optimizer.decay) ? numbers_.weight_decay : 0.0f,
             .gradient_scale = gradient_scale_,
-            .t = numbers_.step + 1});
+            .t = updates() + 1});
       });
   }
 
@@ -361,10 +368,15 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
       squares.add(record.squares);
       total_ += record.result;
     }
-    const double mean = 1.0 / double(total_.sentences);  // gradients are sums over sentences so far
+    // gradients are sums over sentences so far, times the loss scale
+    const double mean = 1.0 / (double(total_.sentences) * double(loss_scale_.scale));
     total_.gradient_norm = std::sqrt(squares.value()) * mean;
-    if (!std::isfinite(total_.gradient_norm) || !std::isfinite(total_.loss_sum))
+    const bool finite = std::isfinite(total_.gradient_norm);
+    constexpr const LossScale& by = P::policy.precision.loss_scale;
+    if (!std::isfinite(total_.loss_sum) || (!finite && an_overflow_is_final(loss_scale_, by)))
       faults_.raise(numbers_.step, fault_.empty() ? faults_.first_bad_gradient() : fault_);
+    total_.skipped = !finite;
+    loss_scale_ = loss_scale_after(loss_scale_, by, !finite);
     const double bound = numbers_.clip / (total_.gradient_norm + 1e-6);
     gradient_scale_ = float(mean * (numbers_.clip > 0 ? std::fmin(1.0, bound) : 1.0));
   }
@@ -474,8 +486,11 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
     return {.batch = batches_[e.slot].here,
             .seed = numbers_.seed,
             .step = std::uint32_t(numbers_.step),
-            .training = training_};
+            .training = training_,
+            .loss_scale = loss_scale_.scale};
   }
+  /// Updates done before this step.
+  std::int64_t updates() const { return numbers_.step - loss_scale_.skipped_steps; }
 
   /// Adds the micro-batch's losses, in the order of its sentences.
   void count(const MicroBatch& m) {
@@ -550,6 +565,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   StepResult own_, total_;  // of this rank, of all
   std::string fault_;       // what was not finite first
   float gradient_scale_ = 1;
+  LossScaleState loss_scale_ = first_loss_scale(P::policy.precision.loss_scale);
 };
 
 }  // namespace ctrain

@@ -24,7 +24,7 @@ struct NamedTensor {
   std::string name;  // Hugging Face's
   std::vector<std::int64_t> shape;
   float* weight = nullptr;
-  const void* gradient = nullptr;  // floats, or bf16 where the policy keeps gradients so
+  const void* gradient = nullptr;  // floats, or what the policy keeps gradients in
   DType gradient_type = DType::fp32;
   float* first_moment = nullptr;
   float* second_moment = nullptr;
@@ -32,8 +32,9 @@ struct NamedTensor {
   int parameter = 0;  // row of the parameter table
 
   float gradient_at(std::int64_t i) const {
-    return gradient_type == DType::bf16 ? float(static_cast<const bf16*>(gradient)[i])
-                                        : static_cast<const float*>(gradient)[i];
+    if (gradient_type == DType::bf16) return float(static_cast<const bf16*>(gradient)[i]);
+    if (gradient_type == DType::fp16) return float(static_cast<const fp16*>(gradient)[i]);
+    return static_cast<const float*>(gradient)[i];
   }
 };
 

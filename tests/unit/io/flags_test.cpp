@@ -226,7 +226,8 @@ TEST_CASE("io.flags.a_contradicted_policy_is_named_with_its_field") {
   CHECK_THAT(contradiction({"--accumulate_grad_batches", "2"}, padded),
              Contains(".batch.accumulation = 2"));
   CHECK_THAT(contradiction({"--precision", "bf16"}, padded), Contains("Compute::bf16"));
-  CHECK_THAT(contradiction({"--precision", "16"}, padded), Contains("pass 32"));
+  CHECK_THAT(contradiction({"--precision", "16"}, padded),
+             Contains("Compute::fp16 with a .precision.loss_scale"));
   CHECK_THAT(contradiction({"--gpus", "2"}, padded), Contains("2 ranks"));
 }
 
