@@ -321,6 +321,7 @@ constexpr MemoryPlan plan_memory(const Graph& g, const Policy& p, int stage = 0)
     if (t.offset >= 0) t.offset += m.step.offset;
   m.stream_after_last.offset += m.step.offset;
   m.runtime = p.device.reserved;
+  if (p.device.kind == DeviceKind::host) m.runtime += transfer_scratch(split.grid);
   return m;
 }
 

@@ -64,7 +64,22 @@ struct Split {
   constexpr bool gathers_norm() const { return grid.ranks() > 1; }
 };
 
+/// What travels between hosts as one message: large enough that its bytes outweigh its start, small
+/// enough that two of them stay in a core's cache until they are added.
+inline constexpr bytes piece_size = 512 * KiB;
+inline constexpr int pieces_in_flight = 2;
+
 // functions --------------------------------------------------------------------------------------
+
+/// Memory that a host's sums need while their addends travel: a constant for each group that talks.
+constexpr bytes transfer_scratch(const Grid& grid) {
+  int talking = 0;
+  for (const Group g : {Group::data, Group::tensor, Group::model, Group::world})
+    talking += grid.size(g) > 1;
+  return talking * pieces_in_flight * piece_size;
+}
+
+static_assert(transfer_scratch({}) == 0 && transfer_scratch({2, 1, 1}) == 2 * MiB);
 
 /// One data rank has nothing to share, whatever the stage of ZeRO.
 constexpr Split split_of(const Policy& p) {

@@ -4,16 +4,12 @@
 #include <ctrain/backend/comm/link.hpp>
 #include <ctrain/backend/comm/sum.hpp>
 #include <ctrain/backend/comm/transfer.hpp>
+#include <ctrain/memory/split.hpp>
 #include <ctrain/schedule/collectives.hpp>
 
 #include <algorithm>
 
 namespace ctrain {
-
-/// What travels as one message: large enough that its bytes outweigh its start, small enough that
-/// two of them stay in a core's cache until they are added.
-inline constexpr bytes piece_size = 512 * KiB;
-inline constexpr int pieces_in_flight = 2;
 
 /// Thrown inside the engine: that rank is gone.
 struct PeerLost {

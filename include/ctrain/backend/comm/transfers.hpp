@@ -28,17 +28,6 @@ inline constexpr int peers = 5;    // tag of sends and receives; their lanes are
 inline constexpr int reports = 6;  // tag of what ranks tell of their waits
 }  // namespace lane
 
-// functions --------------------------------------------------------------------------------------
-
-/// Memory that sums need while their addends travel: a constant for each group that talks.
-constexpr bytes transfer_scratch(const Grid& grid) {
-  int talking = 0;
-  for (int g = 0; g < lane::groups; ++g) talking += grid.size(Group(g)) > 1;
-  return talking * pieces_in_flight * piece_size;
-}
-
-static_assert(transfer_scratch({}) == 0 && transfer_scratch({2, 1, 1}) == 2 * MiB);
-
 // the communicator -------------------------------------------------------------------------------
 
 /// A Communicator over any Link, which it owns. The rank's own thread (one at a time) starts and
