@@ -212,6 +212,38 @@ struct Zero {
 /// micro-batches are added in one balanced tree, which takes log2(accumulation) more buffers.
 enum class Deterministic : std::uint8_t { fixed_layout, layout_invariant };
 
+/// Where something waits while a step does not need it, from near to far.
+enum class OffloadTo : std::uint8_t { none, host, disk };
+
+/// When weights are updated that stream, since the clip needs the norm of all gradients.
+/// `deferred`: each unit just before its forward in the next step, or before anybody reads weights.
+/// `second_pass`: at the end of the step, which reads weights once more.
+enum class OffloadClipping : std::uint8_t { second_pass, deferred };
+
+/// What passes through the device at once: a block, or one matrix of it with its neighbours.
+enum class StreamBy : std::uint8_t { block, matrix };
+
+/// What leaves the device. `optimizer`: moments, gradients and the weights that the update works
+/// on, which then happens on the host. `gradients`: where they wait for it (none: with the
+/// moments). `parameters`: weights come to the device for the time of their use. `activations`:
+/// what a block keeps from forward to backward. The micro-batches of a step share each pass over
+/// the weights.
+struct Offload {
+  OffloadTo optimizer = OffloadTo::none;
+  OffloadTo gradients = OffloadTo::none;
+  OffloadTo parameters = OffloadTo::none;
+  OffloadTo activations = OffloadTo::none;
+  OffloadClipping clipping = OffloadClipping::second_pass;
+  StreamBy unit = StreamBy::block;
+  int buffers = 2;         // on the device, of weights and of gradients; 1: nothing overlaps
+  bytes piece = 32 * MiB;  // of weights: what the host works on at once
+
+  constexpr bool any() const {
+    return optimizer != OffloadTo::none || gradients != OffloadTo::none ||
+           parameters != OffloadTo::none || activations != OffloadTo::none;
+  }
+};
+
 /// One policy is one training run. Name the options you care about; every other has its default
 /// here.
 struct Policy {
@@ -225,6 +257,7 @@ struct Policy {
   Parallel parallel{};
   Zero zero{};
   Deterministic deterministic = Deterministic::fixed_layout;
+  Offload offload{};
   Device device{};
   std::uint64_t seed = 42;  // what --seed replaces
 

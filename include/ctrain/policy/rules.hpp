@@ -168,6 +168,28 @@ template <bool GradientsAreNarrow, int Ranks>
 concept narrow_gradients_stay_on_one_rank = !(GradientsAreNarrow && Ranks > 1);
 template <int ZeroStage, int Data, bool Packed>
 concept shared_parameters_have_no_copies = !(ZeroStage == 3 && Data > 1 && Packed);
+template <OffloadTo Optimizer, OffloadTo Parameters, OffloadTo Gradients>
+concept what_is_read_oftener_lies_nearer = (Parameters <= Optimizer && Gradients <= Optimizer);
+template <OffloadTo Optimizer, OffloadTo Activations>
+concept offload_begins_with_the_optimizer =
+    !(Optimizer == OffloadTo::none && Activations != OffloadTo::none);
+template <bool Offloads, int Ranks>
+concept offload_is_for_one_rank = !(Offloads && Ranks > 1);
+template <bool Offloads, bool Host, WeightLayout Weights>
+concept streamed_weights_have_no_copies = !(Offloads && Host && Weights == WeightLayout::packed);
+template <bool Offloads, int Accumulation>
+concept offload_has_at_most_64_micro_batches = !(Offloads && Accumulation > 64);
+template <StreamBy Unit, OffloadTo Parameters, int Accumulation>
+concept matrices_stream_for_one_micro_batch =
+    !(Unit == StreamBy::matrix && !(Parameters != OffloadTo::none && Accumulation == 1));
+template <bool Offloads, int Layers>
+concept a_streamed_model_has_at_most_120_layers = !(Offloads && Layers > 120);
+template <bool Offloads, bool LayoutInvariant, int Accumulation>
+concept streamed_gradients_are_added_in_turn = !(Offloads && LayoutInvariant && Accumulation > 1);
+template <bool Offloads, bool ComputeIsFp16>
+concept streamed_gradients_have_no_scale = !(Offloads && ComputeIsFp16);
+template <int Buffers, bool PieceIsWhole>
+concept offload_buffers_are_bounded = (Buffers >= 1 && Buffers <= 4 && PieceIsWhole);
 
 // sentences --------------------------------------------------------------------------------------
 
@@ -464,6 +486,67 @@ template <int ZeroStage, int Data, bool Packed> struct shared_parameters_have_no
       "invalid policy: ZeRO stage 3 keeps a share of the weights, and packed copies would be all "
       "of them. Set weights to WeightLayout::plain, or zero.stage to at most 2.");
 };
+template <OffloadTo Optimizer, OffloadTo Parameters, OffloadTo Gradients>
+struct what_is_read_oftener_lies_nearer {
+  static_assert(
+      ctrain::what_is_read_oftener_lies_nearer<Optimizer, Parameters, Gradients>,
+      "invalid policy: weights and gradients are read at least as often as moments, so they lie no "
+      "farther away. Set offload.optimizer to where offload.parameters or offload.gradients is, or "
+      "farther.");
+};
+template <OffloadTo Optimizer, OffloadTo Activations> struct offload_begins_with_the_optimizer {
+  static_assert(ctrain::offload_begins_with_the_optimizer<Optimizer, Activations>,
+                "invalid policy: the optimizer's state is the largest and is read once a step, so "
+                "it leaves the device first. Set offload.optimizer, or offload.activations to "
+                "OffloadTo::none (recompute = full makes them small).");
+};
+template <bool Offloads, int Ranks> struct offload_is_for_one_rank {
+  static_assert(ctrain::offload_is_for_one_rank<Offloads, Ranks>,
+                "invalid policy: only a single rank streams its states. Leave offload out, or set "
+                "parallel.data, parallel.tensor and parallel.pipeline to 1.");
+};
+template <bool Offloads, bool Host, WeightLayout Weights> struct streamed_weights_have_no_copies {
+  static_assert(ctrain::streamed_weights_have_no_copies<Offloads, Host, Weights>,
+                "invalid policy: weights that stream are read where they land. Set weights = "
+                "WeightLayout::plain, or leave offload out.");
+};
+template <bool Offloads, int Accumulation> struct offload_has_at_most_64_micro_batches {
+  static_assert(ctrain::offload_has_at_most_64_micro_batches<Offloads, Accumulation>,
+                "invalid policy: the table of a streamed step lists each micro-batch. Set "
+                "batch.accumulation to at most 64 and make the micro-batch larger.");
+};
+template <StreamBy Unit, OffloadTo Parameters, int Accumulation>
+struct matrices_stream_for_one_micro_batch {
+  static_assert(
+      ctrain::matrices_stream_for_one_micro_batch<Unit, Parameters, Accumulation>,
+      "invalid policy: matrices come to the device one by one for one micro-batch, whose workspace "
+      "waits between them. Set offload.parameters and batch.accumulation = 1, or offload.unit = "
+      "StreamBy::block.");
+};
+template <bool Offloads, int Layers> struct a_streamed_model_has_at_most_120_layers {
+  static_assert(
+      ctrain::a_streamed_model_has_at_most_120_layers<Offloads, Layers>,
+      "invalid policy: the table of a streamed step lists each block. Set model.layers to "
+      "at most 120, or leave offload out.");
+};
+template <bool Offloads, bool LayoutInvariant, int Accumulation>
+struct streamed_gradients_are_added_in_turn {
+  static_assert(
+      ctrain::streamed_gradients_are_added_in_turn<Offloads, LayoutInvariant, Accumulation>,
+      "invalid policy: a streamed unit has one buffer for its gradients, to which micro-batches "
+      "are "
+      "added in turn. Set deterministic to fixed_layout, or batch.accumulation to 1.");
+};
+template <bool Offloads, bool ComputeIsFp16> struct streamed_gradients_have_no_scale {
+  static_assert(ctrain::streamed_gradients_have_no_scale<Offloads, ComputeIsFp16>,
+                "invalid policy: a step that streams cannot be taken back, as a loss scale in fp16 "
+                "asks for. Set precision.compute to Compute::bf16 or Compute::fp32.");
+};
+template <int Buffers, bool PieceIsWhole> struct offload_buffers_are_bounded {
+  static_assert(ctrain::offload_buffers_are_bounded<Buffers, PieceIsWhole>,
+                "invalid policy: buffers of a stream have a number and a size. Set offload.buffers "
+                "between 1 and 4 and offload.piece to a positive multiple of 64 KiB.");
+};
 
 }  // namespace rule
 
@@ -560,7 +643,26 @@ inline constexpr bool keeps_every_rule =
                                        P::policy.parallel.ranks()> &&
      shared_parameters_have_no_copies<P::policy.zero.stage, P::policy.parallel.data,
                                       (P::policy.device.kind == DeviceKind::host &&
-                                       P::policy.weights == WeightLayout::packed)>);
+                                       P::policy.weights == WeightLayout::packed)> &&
+     what_is_read_oftener_lies_nearer<P::policy.offload.optimizer, P::policy.offload.parameters,
+                                      P::policy.offload.gradients> &&
+     offload_begins_with_the_optimizer<P::policy.offload.optimizer,
+                                       P::policy.offload.activations> &&
+     offload_is_for_one_rank<P::policy.offload.any(), P::policy.parallel.ranks()> &&
+     streamed_weights_have_no_copies<
+         P::policy.offload.any(), P::policy.device.kind == DeviceKind::host, P::policy.weights> &&
+     offload_has_at_most_64_micro_batches<P::policy.offload.any(), P::policy.batch.accumulation> &&
+     matrices_stream_for_one_micro_batch<P::policy.offload.unit, P::policy.offload.parameters,
+                                         P::policy.batch.accumulation> &&
+     a_streamed_model_has_at_most_120_layers<P::policy.offload.any(), P::policy.model.layers> &&
+     streamed_gradients_are_added_in_turn<
+         P::policy.offload.any(), (P::policy.deterministic == Deterministic::layout_invariant),
+         P::policy.batch.accumulation> &&
+     streamed_gradients_have_no_scale<P::policy.offload.any(),
+                                      (P::policy.precision.compute == Compute::fp16)> &&
+     offload_buffers_are_bounded<P::policy.offload.buffers,
+                                 (P::policy.offload.piece > 0 &&
+                                  P::policy.offload.piece % (64 * KiB) == 0)>);
 
 /// A policy that breaks no rule.
 template <class P>
@@ -661,6 +763,27 @@ struct CheckPolicy
                                               P::policy.parallel.ranks()>,
       rule::shared_parameters_have_no_copies<P::policy.zero.stage, P::policy.parallel.data,
                                              (P::policy.device.kind == DeviceKind::host &&
-                                              P::policy.weights == WeightLayout::packed)> {};
+                                              P::policy.weights == WeightLayout::packed)>,
+      rule::what_is_read_oftener_lies_nearer<
+          P::policy.offload.optimizer, P::policy.offload.parameters, P::policy.offload.gradients>,
+      rule::offload_begins_with_the_optimizer<P::policy.offload.optimizer,
+                                              P::policy.offload.activations>,
+      rule::offload_is_for_one_rank<P::policy.offload.any(), P::policy.parallel.ranks()>,
+      rule::streamed_weights_have_no_copies<
+          P::policy.offload.any(), P::policy.device.kind == DeviceKind::host, P::policy.weights>,
+      rule::offload_has_at_most_64_micro_batches<P::policy.offload.any(),
+                                                 P::policy.batch.accumulation>,
+      rule::matrices_stream_for_one_micro_batch<
+          P::policy.offload.unit, P::policy.offload.parameters, P::policy.batch.accumulation>,
+      rule::a_streamed_model_has_at_most_120_layers<P::policy.offload.any(),
+                                                    P::policy.model.layers>,
+      rule::streamed_gradients_are_added_in_turn<
+          P::policy.offload.any(), (P::policy.deterministic == Deterministic::layout_invariant),
+          P::policy.batch.accumulation>,
+      rule::streamed_gradients_have_no_scale<P::policy.offload.any(),
+                                             (P::policy.precision.compute == Compute::fp16)>,
+      rule::offload_buffers_are_bounded<P::policy.offload.buffers,
+                                        (P::policy.offload.piece > 0 &&
+                                         P::policy.offload.piece % (64 * KiB) == 0)> {};
 
 }  // namespace ctrain

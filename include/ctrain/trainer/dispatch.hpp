@@ -17,9 +17,10 @@ struct MicroBatch {
 };
 
 /// Builds a backend call from one op of the planned tables and runs it. Walking a table with this
-/// is all that executing a step amounts to: what was planned and proved is what runs.
-template <HasPolicy P, Backend B> class Dispatch {
-  using Map = MemoryMap<P, ArenaOf<B>>;
+/// is all that executing a step amounts to: what was planned and proved is what runs. `M` knows the
+/// addresses.
+template <HasPolicy P, Backend B, class M = MemoryMap<P, ArenaOf<B>>> class Dispatch {
+  using Map = M;
   using T = typename Map::Compute;
   using BlockGradient = typename Map::BlockGradient;
   static constexpr const auto& graph = Map::graph;
@@ -147,7 +148,7 @@ template <HasPolicy P, Backend B> class Dispatch {
   void embed_backward(const Op& op, int layer, const MicroBatch& m) {
     backend_.run(EmbedBackward{gradient(op.parameter, 0), gradient(op.parameter + 1, 0),
                                gradient(op.parameter + 2, 0), at<float>(op.inputs[0], layer),
-                               m.batch, shape.vocabulary, shape.positions, shape.token_types,
+                               m.batch, map_.word_rows(), shape.positions, shape.token_types,
                                shape.hidden, m.accumulate});
   }
   template <class Y> void layer_norm(const Op& op, int layer, const MicroBatch& m) {

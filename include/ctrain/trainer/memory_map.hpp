@@ -7,6 +7,7 @@
 #include <ctrain/schedule/schedule.hpp>
 #include <ctrain/trainer/record.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -22,6 +23,22 @@ struct Run {
   std::int64_t first = 0, count = 0;  // of the parameter
   std::int64_t whole = 0, shard = 0;
 };
+
+/// The arrays of a micro-batch that start at `base`.
+inline BatchView batch_at(std::byte* base, const BatchLayout& layout) {
+  const auto at = [&]<class T>(T*& field, bytes offset) {
+    field = reinterpret_cast<T*>(base + offset);
+  };
+  BatchView b;
+  at(b.token_ids, layout.token_ids);
+  at(b.token_types, layout.token_types);
+  at(b.positions, layout.positions);
+  at(b.row_keys, layout.row_keys);
+  at(b.first_row, layout.first_row);
+  at(b.lengths, layout.lengths);
+  at(b.labels, layout.labels);
+  return b;
+}
 
 /// Typed addresses inside the arena of P's plan. `layer` is the block an op runs for, counted over
 /// the whole model.
@@ -67,6 +84,9 @@ template <HasPolicy P, class Space = Arena> class MemoryMap {
     return floats(weights_of_unit_[unit_of(index, layer)] + 4 * p.offset,
                   round_up(p.elements(), 16));
   }
+
+  /// Rows of the word table that an embedding sees.
+  static constexpr int word_rows() { return policy.model.vocabulary; }
 
   /// An activation or its gradient, of the micro-batch in view.
   template <class T> T* tensor(Operand x, int layer) {
@@ -160,19 +180,7 @@ template <HasPolicy P, class Space = Arena> class MemoryMap {
   /// The micro-batch buffers of one in flight; rows and sentences are 0 until someone fills them.
   BatchView batch(int slot = 0) {
     static constexpr BatchLayout layout = batch_layout(P::policy);
-    std::byte* const start = arena_.at(plan_.batch.offset + slot * layout.size, layout.size);
-    const auto at = [&]<class T>(T*& field, bytes offset) {
-      field = reinterpret_cast<T*>(start + offset);
-    };
-    BatchView b;
-    at(b.token_ids, layout.token_ids);
-    at(b.token_types, layout.token_types);
-    at(b.positions, layout.positions);
-    at(b.row_keys, layout.row_keys);
-    at(b.first_row, layout.first_row);
-    at(b.lengths, layout.lengths);
-    at(b.labels, layout.labels);
-    return b;
+    return batch_at(arena_.at(plan_.batch.offset + slot * layout.size, layout.size), layout);
   }
   /// What a rank tells the others.
   Record* record(int rank) {

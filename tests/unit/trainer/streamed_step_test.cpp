@@ -1,0 +1,324 @@
+// Wherever states are, and however they get to the device: the same bits as the resident step of
+// the same policy, in every step, in all weights and moments, and in evaluation.
+#include <ctrain/schedule/streaming_cost.hpp>
+#include <ctrain/trainer/streamed_trainer.hpp>
+
+#include <catch2/catch.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <cstdlib>
+#include <filesystem>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "changing_sentences.hpp"
+#include <sys/resource.h>
+#include <unistd.h>
+
+namespace {
+
+using T = OffloadTo;
+constexpr OffloadClipping second_pass = OffloadClipping::second_pass,
+                          deferred = OffloadClipping::deferred;
+
+constexpr Policy with(Offload offload, Compute compute, int micro_batches = 1,
+                      Recompute recompute = Recompute::none) {
+  return {.model = small,
+          .batch = {.packed_tokens = 256, .length = 64, .accumulation = micro_batches},
+          .precision = {compute, micro_batches == 1 ? compute : Compute::fp32},
+          .weights = WeightLayout::plain,
+          .recompute = recompute,
+          .offload = offload,
+          .device = host_memory(256 * MiB, 2)};
+}
+constexpr bytes piece = 128 * KiB;  // several in each unit
+
+struct AllOnTheHost {
+  static constexpr Policy policy =
+      with({.optimizer = T::host, .parameters = T::host, .piece = piece}, Compute::fp32, 2);
+};
+struct AllOnDisk {
+  static constexpr Policy policy = with({.optimizer = T::disk,
+                                         .parameters = T::disk,
+                                         .activations = T::disk,
+                                         .clipping = deferred,
+                                         .piece = piece},
+                                        Compute::bf16, 1, Recompute::full);
+};
+struct MomentsOnDisk {
+  static constexpr Policy policy = with({.optimizer = T::disk,
+                                         .gradients = T::host,
+                                         .parameters = T::host,
+                                         .activations = T::host,
+                                         .clipping = deferred,
+                                         .piece = piece},
+                                        Compute::fp32, 3);
+};
+struct GradientsOnDisk {
+  static constexpr Policy policy = with({.optimizer = T::disk,
+                                         .gradients = T::disk,
+                                         .parameters = T::host,
+                                         .activations = T::disk,
+                                         .piece = piece},
+                                        Compute::bf16, 2, Recompute::full);
+};
+struct WeightsStay {
+  static constexpr Policy policy =
+      with({.optimizer = T::host, .activations = T::host, .piece = piece}, Compute::bf16);
+};
+struct WeightsStayDeferred {
+  static constexpr Policy policy = [] {
+    Policy p = with({.optimizer = T::disk, .clipping = deferred, .piece = piece}, Compute::fp32, 2);
+    p.model.norm = NormPlacement::post_layer_norm;
+    return p;
+  }();
+};
+struct MatrixByMatrix {
+  static constexpr Policy policy = with({.optimizer = T::host,
+                                         .parameters = T::host,
+                                         .activations = T::host,
+                                         .unit = StreamBy::matrix,
+                                         .buffers = 1,
+                                         .piece = piece},
+                                        Compute::bf16, 1, Recompute::full);
+};
+struct PaddedPostNorm {
+  static constexpr Policy policy = [] {
+    Policy p = with({.optimizer = T::disk,
+                     .parameters = T::disk,
+                     .activations = T::host,
+                     .unit = StreamBy::matrix,
+                     .buffers = 3,
+                     .piece = piece},
+                    Compute::fp32, 1, Recompute::full);
+    p.model.norm = NormPlacement::post_layer_norm;
+    p.batch = {.sentences = 4, .length = 64};
+    return p;
+  }();
+};
+
+struct WeightsMove {
+  static constexpr Policy policy = with({.optimizer = T::host,
+                                         .parameters = T::host,
+                                         .activations = T::host,
+                                         .clipping = deferred,
+                                         .piece = piece},
+                                        Compute::fp32, 2, Recompute::full);
+};
+
+template <class P> struct ResidentOf {
+  static constexpr Policy policy = [] {
+    Policy p = P::policy;
+    p.offload = {};
+    return p;
+  }();
+};
+
+StepNumbers numbers_of(int step) {
+  return {.seed = 1,
+          .step = step,
+          .learning_rate = 1e-3 / (1 + step),
+          .weight_decay = 0.1f,
+          .clip = step % 5 == 0 ? 0.0f : 0.5f};
+}
+
+bool same(const float* a, const float* b, std::int64_t count) {
+  return std::memcmp(a, b, sizeof(float) * std::size_t(count)) == 0;
+}
+
+template <class P> void require_same_states(StreamedTrainer<P>& streamed, auto& resident) {
+  const auto expected = resident.tensors();
+  std::size_t i = 0;
+  streamed.visit([&](const NamedTensor& t) {
+    const NamedTensor& e = expected[i++];
+    INFO(t.name);
+    REQUIRE(t.name == e.name);
+    REQUIRE(t.count == e.count);
+    REQUIRE(same(t.weight, e.weight, t.count));
+    REQUIRE(same(t.first_moment, e.first_moment, t.count));
+    REQUIRE(same(t.second_moment, e.second_moment, t.count));
+  });
+  REQUIRE(i == expected.size());
+}
+
+std::filesystem::path scratch() {
+  return std::filesystem::temp_directory_path();
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("trainer.streamed_step.has_the_bits_of_the_resident_step", "", AllOnTheHost,
+                   AllOnDisk, MomentsOnDisk, GradientsOnDisk, WeightsStay, WeightsStayDeferred,
+                   MatrixByMatrix, PaddedPostNorm) {
+  using P = TestType;
+  static_assert(check_stream<P>());
+  StreamedTrainer<P> streamed({.directory = scratch()});
+  Trainer<ResidentOf<P>> resident;
+  Changing feed{P::policy.batch}, same_feed = feed;
+  for (int step = 0; step < 100; ++step) {
+    if (step == 60) feed.left = same_feed.left = 1;  // the epoch ends within the step
+    if (step == 61) feed.left = same_feed.left = 1 << 20;
+    const StepResult a = streamed.step().train(feed, numbers_of(step)),
+                     b = resident.step().train(same_feed, numbers_of(step));
+    INFO("step " << step);
+    REQUIRE(a.loss_sum == b.loss_sum);
+    REQUIRE(a.gradient_norm == b.gradient_norm);
+    REQUIRE(a.micro_batches == b.micro_batches);
+    REQUIRE(a.sentences == b.sentences);
+    REQUIRE(a.tokens == b.tokens);
+    REQUIRE(a.rows == b.rows);
+    REQUIRE(a.attended == b.attended);
+    if (step % 40 != 39) continue;
+    StepResult c, d;
+    REQUIRE(streamed.step().evaluate(feed, c));
+    REQUIRE(resident.step().evaluate(same_feed, d));
+    REQUIRE(c.loss_sum == d.loss_sum);
+    REQUIRE(c.correct == d.correct);
+    require_same_states(streamed, resident);
+  }
+  require_same_states(streamed, resident);
+  feed.left = 0;
+  CHECK(streamed.step().train(feed, numbers_of(100)).micro_batches == 0);
+}
+
+TEST_CASE("trainer.streamed_step.writes_into_the_states_are_trained_on") {
+  using P = WeightsStay;
+  StreamedTrainer<P> streamed({.directory = scratch()});
+  Trainer<ResidentOf<P>> resident;
+  std::vector<NamedTensor> all = resident.tensors();
+  const auto change = [](const NamedTensor& t) {
+    for (std::int64_t i = 0; i < t.count; ++i) {
+      t.weight[i] = 0.01f * float(i % 7) - 0.02f;
+      t.second_moment[i] = 1e-4f;
+    }
+  };
+  streamed.template visit<true>(change);
+  for (const NamedTensor& t : all) change(t);
+  resident.weights_changed();
+  Changing feed{P::policy.batch}, same_feed = feed;
+  CHECK(streamed.step().train(feed, numbers_of(1)).loss_sum ==
+        resident.step().train(same_feed, numbers_of(1)).loss_sum);
+  require_same_states(streamed, resident);
+}
+
+// disks that fail
+// ----------------------------------------------------------------------------------
+
+TEST_CASE("trainer.streamed_step.a_changed_byte_on_disk_is_an_error_with_its_place") {
+  StreamedTrainer<AllOnDisk> trainer({.directory = scratch()});
+  Changing feed{AllOnDisk::policy.batch};
+  trainer.step().train(feed, numbers_of(0));
+  // The second moments of some piece in the middle of the file.
+  const ScratchFile& file = *trainer.step().store().file();
+  std::vector<std::byte> block(4096, std::byte{7});
+  void* aligned = nullptr;
+  REQUIRE(posix_memalign(&aligned, 4096, 4096) == 0);
+  std::memcpy(aligned, block.data(), 4096);
+  REQUIRE(pwrite(file.descriptor(), aligned, 4096, file.size() / 3 / 4096 * 4096) == 4096);
+  std::free(aligned);
+  using Catch::Matchers::Contains;
+  CHECK_THROWS_WITH(trainer.step().train(feed, numbers_of(1)),
+                    Contains("ctrain-offload: what was written there is not what is read: states "
+                             "of block ") &&
+                        Contains(", piece ") && Contains(" at offset ") &&
+                        Contains("has the wrong checksum"));
+  CHECK_THROWS_WITH(trainer.step().train(feed, numbers_of(1)),
+                    Contains("an earlier step has failed"));
+}
+
+TEST_CASE("trainer.streamed_step.a_disk_without_room_is_an_error_before_the_first_step") {
+  // A limit on the size of files is what a process can set for itself that acts like a full disk.
+  const auto before = std::signal(SIGXFSZ, SIG_IGN);
+  rlimit old{};
+  REQUIRE(getrlimit(RLIMIT_FSIZE, &old) == 0);
+  const rlimit small_files{1 * MiB, old.rlim_max};
+  REQUIRE(setrlimit(RLIMIT_FSIZE, &small_files) == 0);
+  std::string message;
+  try {
+    StreamedTrainer<AllOnDisk> trainer({.directory = scratch()});
+  } catch (const Error& error) {
+    message = error.what();
+  }
+  REQUIRE(setrlimit(RLIMIT_FSIZE, &old) == 0);
+  std::signal(SIGXFSZ, before);
+  using Catch::Matchers::Contains;
+  CHECK_THAT(message, Contains("the disk has no room for the " +
+                               std::to_string(StreamOf<AllOnDisk>::plan.disk()) + " bytes"));
+  CHECK_THROWS_WITH(StreamedTrainer<AllOnDisk>({.directory = scratch() / "not" / "there"}),
+                    Contains("no file can be made there"));
+}
+
+TEST_CASE("trainer.streamed_step.a_write_that_fails_is_an_error_and_not_a_wrong_weight") {
+  StreamedTrainer<AllOnDisk> trainer({.directory = scratch()});
+  Changing feed{AllOnDisk::policy.batch};
+  trainer.step().train(feed, numbers_of(0));
+  const auto before = std::signal(SIGXFSZ, SIG_IGN);
+  rlimit old{};
+  REQUIRE(getrlimit(RLIMIT_FSIZE, &old) == 0);
+  const rlimit small_files{1 * MiB, old.rlim_max};
+  REQUIRE(setrlimit(RLIMIT_FSIZE, &small_files) == 0);
+  std::string message;
+  try {
+    trainer.step().train(feed, numbers_of(1));
+  } catch (const Error& error) {
+    message = error.what();
+  }
+  REQUIRE(setrlimit(RLIMIT_FSIZE, &old) == 0);
+  std::signal(SIGXFSZ, before);
+  using Catch::Matchers::Contains;
+  CHECK_THAT(message, Contains("ctrain-offload: writing ") && Contains(" at offset ") &&
+                          Contains("File too large"));
+}
+
+TEST_CASE("trainer.streamed_step.a_loss_that_is_no_number_is_an_error") {
+  StreamedTrainer<AllOnTheHost> trainer({.directory = scratch()});
+  trainer.template visit<true>([](const NamedTensor& t) {
+    if (t.name == "classifier.weight") t.weight[0] = std::numeric_limits<float>::infinity();
+  });
+  Changing feed{AllOnTheHost::policy.batch};
+  CHECK_THROWS_WITH(
+      trainer.step().train(feed, numbers_of(4)),
+      Catch::Matchers::Contains("step 5: ") && Catch::Matchers::Contains("is not a finite number"));
+}
+
+TEST_CASE("trainer.streamed_step.bytes_on_the_link_and_the_disk_are_those_of_the_table") {
+  using P = AllOnDisk;
+  StreamedTrainer<P> trainer({.directory = scratch()});
+  Changing feed{P::policy.batch};
+  trainer.step().train(feed, numbers_of(0));
+  auto& step = trainer.step();
+  const bytes read = step.store().bytes_read(), written = step.store().bytes_written();
+  step.train(feed, numbers_of(1));
+  const StreamTraffic t =
+      traffic_of(StreamTableOf<P, StreamPass::train>::table, StreamOf<P>::graph, P::policy);
+  CHECK(step.store().bytes_read() - read == t.read);
+  CHECK(step.store().bytes_written() - written == t.written);
+}
+
+// A link that is slower than anything else decides how long a step takes; the table must keep it
+// busy. The model has this link and nothing else; a step may take 1.15 times as long.
+TEST_CASE("trainer.streamed_step.a_slow_link_is_kept_busy_at_three_rates") {
+  using P = WeightsMove;
+  for (const double rate : {8e6, 16e6, 32e6}) {
+    const StreamTime modelled =
+        time_of(StreamTableOf<P, StreamPass::train>::table, StreamOf<P>::graph, P::policy,
+                {.flops = 0, .device_bytes = 0, .down = rate, .up = rate, .host_bytes = 0});
+    StreamedTrainer<P> trainer({.down_bytes_per_second = rate, .up_bytes_per_second = rate});
+    Changing feed{P::policy.batch};
+    double least = 1e9;  // of steps that another process does not disturb
+    for (int step = 0; step < 4; ++step) {
+      const auto start = std::chrono::steady_clock::now();
+      trainer.step().train(feed, numbers_of(step));
+      least = std::min(least, std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
+                                  .count());
+    }
+    INFO("rate " << rate << ", modelled " << modelled.seconds << " s, least " << least << " s");
+    CHECK(least <= 1.15 * modelled.seconds);
+    CHECK(least >= 0.95 * modelled.bound());
+    CHECK(modelled.seconds <= 1.15 * modelled.bound());
+  }
+}
