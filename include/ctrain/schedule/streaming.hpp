@@ -107,7 +107,9 @@ constexpr OpRuns runs_of(const Graph& g, const StreamUnits& units, const Policy&
 
 /// Whether a run writes gradients of weights: recomputed ops do not.
 constexpr bool writes_gradients(const Graph& g, const Policy& p, const OpRun& run) {
-  return run.first + run.ops > ops_again(g, p);
+  for (int i = run.first; i < run.first + run.ops; ++i)
+    if (i >= ops_again(g, p) && backward_op(g, p, i).parameter >= 0) return true;
+  return false;
 }
 
 /// More rows than any table of the policy has.

@@ -54,17 +54,20 @@ enum class StreamPlace : std::uint8_t {
 };
 inline constexpr int stream_places = 10;
 
-/// Who touched some bytes last: one writer, and since then the last reader of each lane.
+/// Who touched some bytes last: one writer, and since then the last reader of each lane, as rows
+/// counted from 1. (All zero, because g++ 12 forgets other initialisers in arrays of arrays.)
 struct Touched {
-  int writer = -1;
-  int readers[stream_lanes] = {-1, -1, -1, -1, -1, -1};
+  int writer = 0;
+  int readers[stream_lanes] = {};
 };
 
 /// What a buffer holds.
 struct Content {
-  int unit = -1, piece = -1, version = -1, pieces = 0;
-  int layer = -1, micro = -1;
+  int unit = 0, piece = 0, version = 0, pieces = 0;
+  int layer = 0, micro = 0;
   bool all_states = false;
+
+  constexpr void forget() { unit = piece = version = layer = micro = -1; }
 };
 
 /// A piece's states where they are at home.
@@ -100,7 +103,7 @@ template <int Capacity, int Most> struct StreamWalk {
   bool embedded[64]{}, headed[64]{}, embedding_done[64]{};
   int last_op[64]{};  // ops done of the block at work
   int gathered = 0;   // pieces of the word table
-  bool rows_counted = false, judged = false;
+  bool rows_delivered = false, rows_counted = false, judged = false;
 
   constexpr StreamWalk(const StreamTable<Capacity>& t, const Graph& g, const Policy& p,
                        StreamPass what)
@@ -112,6 +115,8 @@ template <int Capacity, int Most> struct StreamWalk {
         pass(what) {
     micros = what == StreamPass::train ? p.batch.accumulation : 1;
     for (int& b : backward_to) b = units.layers;
+    for (auto& place : content)
+      for (Content& c : place) c.forget();
     if (homes.weights_stay_on_device)
       for (int unit = 1; unit < units.count(); ++unit)
         content[int(StreamPlace::weights)][unit % most_indices] = {
@@ -144,21 +149,22 @@ template <int Capacity, int Most> struct StreamWalk {
     }
     latest[lane] = row;
   }
+  /// Whether a row, counted from 1, has surely ended.
   constexpr bool after(int other) const {
-    return other < 0 || clock[row][int(table.rows[other].lane)] >= other;
+    return other == 0 || clock[row][int(table.rows[other - 1].lane)] >= other - 1;
   }
   constexpr void read(Touched& t) {
     require(after(t.writer), StreamPromise::touched_bytes_are_ordered);
-    t.readers[int(table.rows[row].lane)] = row;
+    t.readers[int(table.rows[row].lane)] = row + 1;
   }
   constexpr void write(Touched& t) {
     bool ordered = after(t.writer);
     for (int& reader : t.readers) {
       ordered = ordered && after(reader);
-      reader = -1;
+      reader = 0;
     }
     require(ordered, StreamPromise::touched_bytes_are_ordered);
-    t.writer = row;
+    t.writer = row + 1;
   }
   constexpr int count_of(StreamPlace place) const {
     switch (place) {
@@ -268,6 +274,7 @@ template <int Capacity, int Most> struct StreamWalk {
     read(StreamPlace::host_word_rows, 0);
     write(StreamPlace::word_rows, 0);
     require(gathered == units.of(StreamUnits::word_table).pieces, StreamPromise::values_are_there);
+    rows_delivered = true;
   }
 
   // gradients ------------------------------------------------------------------------------------
@@ -398,7 +405,7 @@ template <int Capacity, int Most> struct StreamWalk {
     switch (j.turn) {
       case StreamTurn::embed:
         read(StreamPlace::word_rows, 0);
-        require(j.unit == StreamUnits::tables && !embedded[j.micro],
+        require(j.unit == StreamUnits::tables && rows_delivered && !embedded[j.micro],
                 StreamPromise::values_are_there);
         embedded[j.micro] = true;
         return;

@@ -32,7 +32,7 @@ template <HasPolicy P, Backend B = DefaultBackend> class StreamedTrainer {
       std::vector<float> weights(std::size_t(units.of(unit).elements));
       each_tensor(unit, weights.data(), nullptr, nullptr, [&](const NamedTensor& t) {
         initialize(graph.parameters.rows[t.parameter], t.name, seed, policy.model.initializer_range,
-                   t.weight);
+                   0, t.count, t.weight);
       });
       step_.store().save(unit, weights.data(), nullptr, nullptr);
     }

@@ -1,0 +1,13 @@
+// The twin of a_streamed_model_has_at_most_120_layers.cpp: it compiles.
+#include <ctrain/policy/presets.hpp>
+#include <ctrain/policy/rules.hpp>
+
+struct Streams {
+  static constexpr ctrain::Policy policy{
+      .model = {.layers = 120},
+      .batch = {.packed_tokens = 2048},
+      .offload = {.optimizer = ctrain::OffloadTo::host, .parameters = ctrain::OffloadTo::host},
+      .device = ctrain::a100_40gb};
+};
+
+static_assert(sizeof(ctrain::CheckPolicy<Streams>));
