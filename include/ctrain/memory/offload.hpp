@@ -12,6 +12,18 @@ namespace ctrain {
 
 // vocabulary -------------------------------------------------------------------------------------
 
+/// A piece's states beside each other, as on disk and in a staging slot: weights, moments,
+/// gradients, each from a multiple of a disk's block on; what stands elsewhere takes no room here.
+struct PieceRecord {
+  static constexpr bytes block = 4096;
+  bytes weights = 0, first_moment = 0, second_moment = 0, gradients = 0;  // sizes
+
+  constexpr bytes first_moment_at() const { return weights; }
+  constexpr bytes second_moment_at() const { return weights + first_moment; }
+  constexpr bytes states() const { return weights + first_moment + second_moment; }
+  constexpr bytes size() const { return states() + gradients; }
+};
+
 /// Consecutive parameters whose states travel together: a stretch of the flat vector. The host
 /// works on them in pieces of `piece` elements, the last one smaller.
 struct StreamUnit {
@@ -23,6 +35,7 @@ struct StreamUnit {
   bytes gradient = 0;
   std::int64_t piece = 0;
   int pieces = 0;
+  PieceRecord record{};
 
   constexpr std::int64_t elements_of(int i) const {
     return (i + 1) * piece < elements ? piece : elements - i * piece;
@@ -35,6 +48,7 @@ struct StreamUnit {
 struct StreamUnits {
   Table<StreamUnit, 12> kinds;
   int stretches = 1, layers = 1;
+  int most_pieces = 0;  // of a unit
 
   static constexpr int word_table = 0, tables = 1;
   constexpr int count() const { return 3 + stretches * layers; }
@@ -48,12 +62,6 @@ struct StreamUnits {
     return unit < 2 || unit == head() ? 0 : (unit - 2) / stretches;
   }
   constexpr const StreamUnit& of(int unit) const { return kinds.rows[kind(unit)]; }
-  constexpr int most_pieces() const {
-    int most = 0;
-    for (int i = 0; i < kinds.size; ++i)
-      if (kinds.rows[i].pieces > most) most = kinds.rows[i].pieces;
-    return most;
-  }
   /// The kind of unit that holds a row of the parameter table.
   constexpr int kind_of_parameter(int row) const {
     int kind = 0;
@@ -69,18 +77,6 @@ struct Homes {
   OffloadTo moments = OffloadTo::host;
   OffloadTo gradients = OffloadTo::host;
   bool weights_stay_on_device = false;  // as a copy, renewed after each update
-};
-
-/// A piece's states beside each other, as on disk and in a staging slot: weights, moments,
-/// gradients, each from a multiple of a disk's block on; what stands elsewhere takes no room here.
-struct PieceRecord {
-  static constexpr bytes block = 4096;
-  bytes weights = 0, first_moment = 0, second_moment = 0, gradients = 0;  // sizes
-
-  constexpr bytes first_moment_at() const { return weights; }
-  constexpr bytes second_moment_at() const { return weights + first_moment; }
-  constexpr bytes states() const { return weights + first_moment + second_moment; }
-  constexpr bytes size() const { return states() + gradients; }
 };
 
 /// Every byte of a streamed step. Regions of the device are offsets in its arena, those of the host
@@ -140,70 +136,6 @@ constexpr bytes device_bytes(const Parameter& parameter, const Policy& p) {
                   tensor_alignment);
 }
 
-namespace offload {
-
-/// A unit of `count` parameters from row `first` on.
-constexpr StreamUnit unit(const ParameterTable& t, const Policy& p, int first, int count,
-                          std::int64_t whole) {
-  StreamUnit u{.segment = t.rows.rows[first].segment,
-               .first = first,
-               .count = count,
-               .start = t.rows.rows[first].offset};
-  for (int i = first; i < first + count; ++i) {
-    const Parameter& row = t.rows.rows[i];
-    u.elements += round_up(row.elements(), 16);
-    u.on_device += device_bytes(row, p);
-    u.gradient += round_up(row.elements() * size_of(gradient_type(row, p)), tensor_alignment);
-  }
-  const std::int64_t fewest = (4 * u.elements + p.offload.piece - 1) / p.offload.piece;
-  u.piece = round_up((u.elements + fewest - 1) / fewest, whole);
-  u.pieces = int((u.elements + u.piece - 1) / u.piece);
-  return u;
-}
-
-/// Rows after which a stretch of a block ends: the biases of its linear ops.
-constexpr Table<int, 8> ends_of_stretches(const Graph& g, const Policy& p) {
-  Table<int, 8> ends;
-  int last = 0;
-  for (int i = 0; i < g.parameters.rows.size; ++i)
-    if (g.parameters.rows.rows[i].segment == Segment::block) last = i + 1;
-  if (p.offload.unit == StreamBy::matrix)
-    for (const Op& op : g.forward_block.ops)
-      if (op.kind == OpKind::linear)
-        ends.add(op.bias + op.out / g.parameters.rows.rows[op.bias].cols);
-  if (ends.size == 0) ends.add(last);
-  ends.rows[ends.size - 1] = last;
-  return ends;
-}
-
-}  // namespace offload
-
-constexpr StreamUnits stream_units(const Graph& g, const Policy& p) {
-  const ParameterTable& t = g.parameters;
-  constexpr std::int64_t whole_blocks = PieceRecord::block / 4;
-  StreamUnits units;
-  units.layers = p.model.layers;
-  units.kinds.add(offload::unit(t, p, 0, 1, p.model.hidden));
-  int row = 1;
-  while (t.rows.rows[row].segment == Segment::embedding) ++row;
-  units.kinds.add(offload::unit(t, p, 1, row - 1, whole_blocks));
-  const Table<int, 8> ends = offload::ends_of_stretches(g, p);
-  for (int i = 0; i < ends.size; ++i) {
-    units.kinds.add(offload::unit(t, p, row, ends.rows[i] - row, whole_blocks));
-    row = ends.rows[i];
-  }
-  units.stretches = ends.size;
-  units.kinds.add(offload::unit(t, p, row, t.rows.size - row, whole_blocks));
-  return units;
-}
-
-/// First element of a unit in the flat vector.
-constexpr std::int64_t start_of(const ParameterTable& t, const StreamUnits& units, int unit) {
-  const StreamUnit& u = units.of(unit);
-  if (u.segment == Segment::embedding) return u.start;
-  return t.block_start(u.segment == Segment::head ? t.layers : units.layer(unit)) + u.start;
-}
-
 /// Bytes from the start of a unit's gradient to that of its `element`-th weight.
 constexpr bytes gradient_at(const ParameterTable& t, const Policy& p, const StreamUnit& u,
                             std::int64_t element) {
@@ -240,6 +172,73 @@ constexpr PieceRecord record_of(const ParameterTable& t, const Policy& p, const 
       if (size > r.gradients) r.gradients = size;
     }
   return r;
+}
+
+namespace offload {
+
+/// A unit of `count` parameters from row `first` on.
+constexpr StreamUnit unit(const ParameterTable& t, const Policy& p, int first, int count,
+                          std::int64_t whole) {
+  StreamUnit u{.segment = t.rows.rows[first].segment,
+               .first = first,
+               .count = count,
+               .start = t.rows.rows[first].offset};
+  for (int i = first; i < first + count; ++i) {
+    const Parameter& row = t.rows.rows[i];
+    u.elements += round_up(row.elements(), 16);
+    u.on_device += device_bytes(row, p);
+    u.gradient += round_up(row.elements() * size_of(gradient_type(row, p)), tensor_alignment);
+  }
+  const std::int64_t fewest = (4 * u.elements + p.offload.piece - 1) / p.offload.piece;
+  u.piece = round_up((u.elements + fewest - 1) / fewest, whole);
+  u.pieces = int((u.elements + u.piece - 1) / u.piece);
+  u.record = record_of(t, p, u);
+  return u;
+}
+
+/// Rows after which a stretch of a block ends: the biases of its linear ops.
+constexpr Table<int, 8> ends_of_stretches(const Graph& g, const Policy& p) {
+  Table<int, 8> ends;
+  int last = 0;
+  for (int i = 0; i < g.parameters.rows.size; ++i)
+    if (g.parameters.rows.rows[i].segment == Segment::block) last = i + 1;
+  if (p.offload.unit == StreamBy::matrix)
+    for (const Op& op : g.forward_block.ops)
+      if (op.kind == OpKind::linear)
+        ends.add(op.bias + op.out / g.parameters.rows.rows[op.bias].cols);
+  if (ends.size == 0) ends.add(last);
+  ends.rows[ends.size - 1] = last;
+  return ends;
+}
+
+}  // namespace offload
+
+constexpr StreamUnits stream_units(const Graph& g, const Policy& p) {
+  const ParameterTable& t = g.parameters;
+  constexpr std::int64_t whole_blocks = PieceRecord::block / 4;
+  StreamUnits units;
+  units.layers = p.model.layers;
+  units.kinds.add(offload::unit(t, p, 0, 1, p.model.hidden));
+  int row = 1;
+  while (t.rows.rows[row].segment == Segment::embedding) ++row;
+  units.kinds.add(offload::unit(t, p, 1, row - 1, whole_blocks));
+  const Table<int, 8> ends = offload::ends_of_stretches(g, p);
+  for (int i = 0; i < ends.size; ++i) {
+    units.kinds.add(offload::unit(t, p, row, ends.rows[i] - row, whole_blocks));
+    row = ends.rows[i];
+  }
+  units.stretches = ends.size;
+  units.kinds.add(offload::unit(t, p, row, t.rows.size - row, whole_blocks));
+  for (const StreamUnit& u : units.kinds)
+    if (u.pieces > units.most_pieces) units.most_pieces = u.pieces;
+  return units;
+}
+
+/// First element of a unit in the flat vector.
+constexpr std::int64_t start_of(const ParameterTable& t, const StreamUnits& units, int unit) {
+  const StreamUnit& u = units.of(unit);
+  if (u.segment == Segment::embedding) return u.start;
+  return t.block_start(u.segment == Segment::head ? t.layers : units.layer(unit)) + u.start;
 }
 
 /// Rows of the word table that a step can read: those of its tokens, and the padding row.
@@ -300,7 +299,7 @@ constexpr void place_on_host(const Graph& g, const StreamUnits& units, const Pol
   bytes disk = 0;
   for (int i = 0; i < units.kinds.size; ++i) {
     const StreamUnit& u = units.kinds.rows[i];
-    const PieceRecord r = record_of(g.parameters, p, u);
+    const PieceRecord& r = u.record;
     if (r.size() > m.staging_slot) m.staging_slot = r.size();
     if (r.gradients > m.gradient_slot) m.gradient_slot = r.gradients;
     disk += r.size() * u.pieces * (u.segment == Segment::block ? units.layers : 1);

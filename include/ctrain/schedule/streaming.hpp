@@ -113,8 +113,7 @@ constexpr bool writes_gradients(const Graph& g, const Policy& p, const OpRun& ru
 }
 
 /// More rows than any table of the policy has.
-constexpr int most_stream_jobs(const Graph& g, const Policy& p) {
-  const StreamUnits units = stream_units(g, p);
+constexpr int most_stream_jobs(const Graph& g, const Policy& p, const StreamUnits& units) {
   int pieces = 0;
   for (int unit = 0; unit < units.count(); ++unit) pieces += units.of(unit).pieces;
   const int visits =
@@ -145,8 +144,11 @@ template <int Capacity, class Table> struct StreamWriter {
   int kept_slot_user[most_buffers]{}, next_kept_slot = 0;
   int region_kept[2]{}, region_computed[2]{}, next_region = 0;
   int delivered = -1, delivered_rows = -1;
-  int written[Capacity]{};  // the write of each piece's states or gradients
-  int kept[Capacity]{};     // the last write of what each block keeps of each micro-batch
+  OpRuns forward_runs = runs_of(graph, units, policy, false),
+         backward_runs = runs_of(graph, units, policy, true);
+  // Rows counted from 1, 0 for none: the write of each piece's states or gradients, and the last
+  // write of what each block keeps of each micro-batch.
+  int written[Capacity]{}, kept[Capacity]{};
 
   constexpr StreamWriter(const Graph& g, const Policy& p, const StreamUnits& u, const StreamPlan& m,
                          StreamPass what, Table* to)
@@ -158,8 +160,6 @@ template <int Capacity, class Table> struct StreamWriter {
       gradient_slot_user[i][0] = gradient_slot_user[i][1] = kept_slot_user[i] = -1;
     }
     for (int i = 0; i < 2; ++i) region_kept[i] = region_computed[i] = -1;
-    for (int& w : written) w = -1;
-    for (int& k : kept) k = -1;
   }
 
   constexpr int add(StreamJob job, int a = -1, int b = -1, int c = -1, int d = -1) {
@@ -170,7 +170,7 @@ template <int Capacity, class Table> struct StreamWriter {
     return size++;
   }
   constexpr int& written_of(int unit, int piece) {
-    return written[unit * units.most_pieces() + piece];
+    return written[unit * units.most_pieces + piece];
   }
   constexpr int& kept_of(int layer, int micro) { return kept[layer * micros + micro]; }
 
@@ -194,7 +194,7 @@ template <int Capacity, class Table> struct StreamWriter {
   constexpr void fetch_piece(int unit, int piece, bool update, int buffer) {
     const StreamUnit& u = units.of(unit);
     const bool word_table = unit == StreamUnits::word_table;
-    const PieceRecord record = record_of(graph.parameters, policy, u);
+    const PieceRecord& record = u.record;
     const bool reads = update ? record.size() > 0 : record.weights > 0;
     StreamJob job{.unit = std::int16_t(unit), .piece = std::int16_t(piece)};
     int ready = -1, users[2] = {-1, -1};
@@ -203,14 +203,15 @@ template <int Capacity, class Table> struct StreamWriter {
       job.slot = std::int8_t(slot);
       StreamJob read = job;
       read.lane = StreamLane::reads, read.task = StreamTask::read, read.all_states = update;
-      ready = add(read, slot_user[slot][0], slot_user[slot][1], written_of(unit, piece));
+      ready = add(read, slot_user[slot][0], slot_user[slot][1], written_of(unit, piece) - 1);
     }
     if (update) {
       job.lane = StreamLane::host, job.task = StreamTask::update;
       ready = users[0] = add(job, ready);
       if (record.states() > 0) {
         job.lane = StreamLane::writes, job.task = StreamTask::write;
-        written_of(unit, piece) = users[0] = add(job, ready);
+        users[0] = add(job, ready);
+        written_of(unit, piece) = users[0] + 1;
       }
     }
     if (word_table && pass != StreamPass::flush && delivered_rows < 0) {
@@ -256,19 +257,21 @@ template <int Capacity, class Table> struct StreamWriter {
                   .layer = std::int16_t(layer),
                   .micro = std::int16_t(micro)};
     if (!keeps_on_disk()) {
-      kept_of(layer, micro) = region_kept[region] = add(job, computed);
+      region_kept[region] = add(job, computed);
+      kept_of(layer, micro) = region_kept[region] + 1;
       return;
     }
     const int slot = next_kept_slot++ % plan.host_kept_slots;
     job.slot = std::int8_t(slot);
     region_kept[region] = add(job, computed, kept_slot_user[slot]);
     job.lane = StreamLane::writes, job.task = StreamTask::write_kept;
-    kept_of(layer, micro) = kept_slot_user[slot] = add(job, region_kept[region]);
+    kept_slot_user[slot] = add(job, region_kept[region]);
+    kept_of(layer, micro) = kept_slot_user[slot] + 1;
   }
   constexpr int restore(int layer, int micro, int region) {
     StreamJob job{
         .region = std::int8_t(region), .layer = std::int16_t(layer), .micro = std::int16_t(micro)};
-    int ready = kept_of(layer, micro);
+    int ready = kept_of(layer, micro) - 1;
     if (keeps_on_disk()) {
       const int slot = next_kept_slot++ % plan.host_kept_slots;
       job.slot = std::int8_t(slot);
@@ -286,7 +289,7 @@ template <int Capacity, class Table> struct StreamWriter {
   /// The pieces of a unit's gradient to where they wait, and their square sums.
   constexpr void collect(int unit, int buffer, int computed) {
     const StreamUnit& u = units.of(unit);
-    const bool on_disk = record_of(graph.parameters, policy, u).gradients > 0;
+    const bool on_disk = u.record.gradients > 0;
     for (int piece = 0; piece < u.pieces; ++piece) {
       StreamJob job{.lane = StreamLane::up,
                     .task = StreamTask::collect,
@@ -304,8 +307,9 @@ template <int Capacity, class Table> struct StreamWriter {
       const int norm = add(job, row);
       if (!on_disk) continue;
       job.lane = StreamLane::writes, job.task = StreamTask::write_gradient;
-      written_of(unit, piece) = add(job, row);
-      gradient_slot_user[slot][0] = norm, gradient_slot_user[slot][1] = written_of(unit, piece);
+      const int write = add(job, row);
+      written_of(unit, piece) = write + 1;
+      gradient_slot_user[slot][0] = norm, gradient_slot_user[slot][1] = write;
     }
   }
 
@@ -355,7 +359,7 @@ template <int Capacity, class Table> struct StreamWriter {
   }
 
   constexpr void block(int layer, bool backward, bool update) {
-    const OpRuns runs = runs_of(graph, units, policy, backward);
+    const OpRuns& runs = backward ? backward_runs : forward_runs;
     for (int i = 0; i < runs.size; ++i)
       take({.turn = backward ? StreamTurn::backward : StreamTurn::forward,
             .unit = units.block(layer, runs.rows[i].kind - 2),
@@ -394,17 +398,17 @@ template <int Capacity, class Table> struct StreamWriter {
 
 /// The table of a pass over the model.
 template <int Capacity, int Most>
-constexpr StreamTable<Capacity> build_stream(const Graph& g, const Policy& p, StreamPass pass) {
-  const StreamUnits units = stream_units(g, p);
-  const StreamPlan plan = plan_stream(g, p);
+constexpr StreamTable<Capacity> build_stream(const Graph& g, const Policy& p,
+                                             const StreamUnits& units, const StreamPlan& plan,
+                                             StreamPass pass) {
   StreamTable<Capacity> table;
   StreamWriter<Most, StreamTable<Capacity>>(g, p, units, plan, pass, &table).write();
   return table;
 }
 /// How many rows that table has.
-template <int Most> constexpr int stream_jobs(const Graph& g, const Policy& p, StreamPass pass) {
-  const StreamUnits units = stream_units(g, p);
-  const StreamPlan plan = plan_stream(g, p);
+template <int Most>
+constexpr int stream_jobs(const Graph& g, const Policy& p, const StreamUnits& units,
+                          const StreamPlan& plan, StreamPass pass) {
   StreamWriter<Most, StreamTable<1>> writer(g, p, units, plan, pass, nullptr);
   writer.write();
   return writer.size;
@@ -428,11 +432,12 @@ template <int Capacity> std::uint64_t hash_of(const StreamTable<Capacity>& table
 
 /// The tables of a policy that offloads.
 template <class P, StreamPass Pass> struct StreamTableOf {
-  static constexpr const auto& graph = StreamOf<P>::graph;
-  static constexpr int most = most_stream_jobs(graph, P::policy);
-  static constexpr int capacity = stream_jobs<most>(graph, P::policy, Pass);
+  using Of = StreamOf<P>;
+  static constexpr int most = most_stream_jobs(Of::graph, P::policy, Of::units);
+  static constexpr int capacity =
+      stream_jobs<most>(Of::graph, P::policy, Of::units, Of::plan, Pass);
   static constexpr StreamTable<capacity> table =
-      build_stream<capacity, most>(graph, P::policy, Pass);
+      build_stream<capacity, most>(Of::graph, P::policy, Of::units, Of::plan, Pass);
 };
 
 }  // namespace ctrain

@@ -47,7 +47,7 @@ struct StreamTime {
 constexpr bytes bytes_of(const StreamJob& j, const Graph& g, const Policy& p,
                          const StreamUnits& units, const StreamPlan& plan) {
   const StreamUnit& u = units.of(j.unit < 0 ? 0 : j.unit);
-  const PieceRecord record = record_of(g.parameters, p, u);
+  const PieceRecord& record = u.record;
   switch (j.task) {
     case StreamTask::deliver:
       return u.on_device * u.elements_of(j.piece) / u.elements;

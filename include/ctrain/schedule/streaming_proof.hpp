@@ -81,8 +81,8 @@ template <int Capacity, int Most> struct StreamWalk {
   const StreamTable<Capacity>& table;
   const Graph& graph;
   const Policy& policy;
-  StreamUnits units;
-  StreamPlan plan;
+  const StreamUnits& units;
+  const StreamPlan& plan;
   StreamPass pass;
   Homes homes = homes_of(policy);
   bool deferred = policy.offload.clipping == OffloadClipping::deferred;
@@ -106,13 +106,8 @@ template <int Capacity, int Most> struct StreamWalk {
   bool rows_delivered = false, rows_counted = false, judged = false;
 
   constexpr StreamWalk(const StreamTable<Capacity>& t, const Graph& g, const Policy& p,
-                       StreamPass what)
-      : table(t),
-        graph(g),
-        policy(p),
-        units(stream_units(g, p)),
-        plan(plan_stream(g, p)),
-        pass(what) {
+                       const StreamUnits& u, const StreamPlan& m, StreamPass what)
+      : table(t), graph(g), policy(p), units(u), plan(m), pass(what) {
     micros = what == StreamPass::train ? p.batch.accumulation : 1;
     for (int& b : backward_to) b = units.layers;
     for (auto& place : content)
@@ -128,7 +123,7 @@ template <int Capacity, int Most> struct StreamWalk {
     return truth;
   }
   constexpr PieceState& piece_of(int unit, int piece) {
-    return pieces[unit * units.most_pieces() + piece];
+    return pieces[unit * units.most_pieces + piece];
   }
   constexpr Content& in(StreamPlace place, int index) { return content[int(place)][index]; }
 
@@ -227,7 +222,7 @@ template <int Capacity, int Most> struct StreamWalk {
     require(s.version == 0, StreamPromise::pieces_are_updated_once);
     require(deferred ? !s.gradient_is_new : judged && s.gradient_is_new,
             StreamPromise::pieces_are_updated_once);
-    const bool staged = record_of(graph.parameters, policy, units.of(j.unit)).size() > 0;
+    const bool staged = units.of(j.unit).record.size() > 0;
     if (staged) {
       if (!write(StreamPlace::slot, j.slot)) return;
       Content& c = in(StreamPlace::slot, j.slot);
@@ -530,8 +525,8 @@ template <int Capacity, int Most> struct StreamWalk {
 /// Every promise, or the first that a row breaks.
 template <int Most, int Capacity>
 constexpr StreamVerdict prove(const StreamTable<Capacity>& table, const Graph& g, const Policy& p,
-                              StreamPass pass) {
-  return proof::StreamWalk<Capacity, Most>(table, g, p, pass).walk();
+                              const StreamUnits& units, const StreamPlan& plan, StreamPass pass) {
+  return proof::StreamWalk<Capacity, Most>(table, g, p, units, plan, pass).walk();
 }
 
 // templates --------------------------------------------------------------------------------------
@@ -554,8 +549,8 @@ struct stream_is_proved {};
 /// The proof of one table of a policy. Instantiating `check` makes it.
 template <class P, StreamPass Pass> struct CheckStream {
   static constexpr const auto& table = StreamTableOf<P, Pass>::table;
-  static constexpr StreamVerdict verdict =
-      prove<StreamTableOf<P, Pass>::most>(table, StreamOf<P>::graph, P::policy, Pass);
+  static constexpr StreamVerdict verdict = prove<StreamTableOf<P, Pass>::most>(
+      table, StreamOf<P>::graph, P::policy, StreamOf<P>::units, StreamOf<P>::plan, Pass);
 
  private:
   template <bool Holds, class Q> struct words_of { using type = say::stream_is_proved; };

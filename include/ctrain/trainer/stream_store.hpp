@@ -147,7 +147,7 @@ template <HasPolicy P> class StreamStore {
   }
 
  private:
-  static PieceRecord record(int unit) { return record_of(parameters, policy, units.of(unit)); }
+  static const PieceRecord& record(int unit) { return units.of(unit).record; }
   static int at(int layer, int micro) { return layer * policy.batch.accumulation + micro; }
   static int count_pieces(int units_before) {
     int count = 0;

@@ -37,7 +37,10 @@ using StreamRows = StreamTable<most>;
 
 StreamVerdict verdict_of(const StreamRows& table, const Policy& p, StreamPass pass) {
   using Walk = proof::StreamWalk<most, most>;
-  return std::make_unique<Walk>(table, derive_graph(p), p, pass)->walk();
+  const Graph g = derive_graph(p);
+  const StreamUnits units = stream_units(g, p);
+  const StreamPlan plan = plan_stream(g, p);
+  return std::make_unique<Walk>(table, g, p, units, plan, pass)->walk();
 }
 
 struct Case {
@@ -86,7 +89,9 @@ std::vector<Case> all_cases() {
 }
 
 StreamRows table_of(const Case& c) {
-  return build_stream<most, most>(derive_graph(c.policy), c.policy, c.pass);
+  const Graph g = derive_graph(c.policy);
+  return build_stream<most, most>(g, c.policy, stream_units(g, c.policy), plan_stream(g, c.policy),
+                                  c.pass);
 }
 
 }  // namespace
