@@ -183,7 +183,7 @@ template <StreamBy Unit, OffloadTo Parameters, int Accumulation>
 concept matrices_stream_for_one_micro_batch =
     !(Unit == StreamBy::matrix && !(Parameters != OffloadTo::none && Accumulation == 1));
 template <bool Offloads, int Layers>
-concept a_streamed_model_has_at_most_120_layers = !(Offloads && Layers > 120);
+concept a_streamed_model_has_at_most_64_layers = !(Offloads && Layers > 64);
 template <bool Offloads, bool LayoutInvariant, int Accumulation>
 concept streamed_gradients_are_added_in_turn = !(Offloads && LayoutInvariant && Accumulation > 1);
 template <bool Offloads, bool ComputeIsFp16>
@@ -523,11 +523,11 @@ struct matrices_stream_for_one_micro_batch {
       "waits between them. Set offload.parameters and batch.accumulation = 1, or offload.unit = "
       "StreamBy::block.");
 };
-template <bool Offloads, int Layers> struct a_streamed_model_has_at_most_120_layers {
+template <bool Offloads, int Layers> struct a_streamed_model_has_at_most_64_layers {
   static_assert(
-      ctrain::a_streamed_model_has_at_most_120_layers<Offloads, Layers>,
+      ctrain::a_streamed_model_has_at_most_64_layers<Offloads, Layers>,
       "invalid policy: the table of a streamed step lists each block. Set model.layers to "
-      "at most 120, or leave offload out.");
+      "at most 64, or leave offload out.");
 };
 template <bool Offloads, bool LayoutInvariant, int Accumulation>
 struct streamed_gradients_are_added_in_turn {
@@ -654,7 +654,7 @@ inline constexpr bool keeps_every_rule =
      offload_has_at_most_64_micro_batches<P::policy.offload.any(), P::policy.batch.accumulation> &&
      matrices_stream_for_one_micro_batch<P::policy.offload.unit, P::policy.offload.parameters,
                                          P::policy.batch.accumulation> &&
-     a_streamed_model_has_at_most_120_layers<P::policy.offload.any(), P::policy.model.layers> &&
+     a_streamed_model_has_at_most_64_layers<P::policy.offload.any(), P::policy.model.layers> &&
      streamed_gradients_are_added_in_turn<
          P::policy.offload.any(), (P::policy.deterministic == Deterministic::layout_invariant),
          P::policy.batch.accumulation> &&
@@ -775,8 +775,7 @@ struct CheckPolicy
                                                  P::policy.batch.accumulation>,
       rule::matrices_stream_for_one_micro_batch<
           P::policy.offload.unit, P::policy.offload.parameters, P::policy.batch.accumulation>,
-      rule::a_streamed_model_has_at_most_120_layers<P::policy.offload.any(),
-                                                    P::policy.model.layers>,
+      rule::a_streamed_model_has_at_most_64_layers<P::policy.offload.any(), P::policy.model.layers>,
       rule::streamed_gradients_are_added_in_turn<
           P::policy.offload.any(), (P::policy.deterministic == Deterministic::layout_invariant),
           P::policy.batch.accumulation>,
