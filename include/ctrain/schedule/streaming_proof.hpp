@@ -1,7 +1,6 @@
 /// \file  That the table of a streamed step is right, for every order in which its lanes can run.   floor 4: schedule
 #pragma once
 
-#include <ctrain/memory/check.hpp>
 #include <ctrain/schedule/streaming.hpp>
 
 #include <cstddef>
