@@ -122,4 +122,34 @@ void pack(T* to, const Operand<From>& from, const Threads& threads) {
     });
 }
 
+/// Writes the panels of W^T to `transposed` and those of W to `straight` in one pass over a
+/// row-major (out, in) weight, for which both are exact.
+template <class T>
+void pack_both(T* transposed, T* straight, const float* weight, int out, int in,
+               const Threads& threads) {
+  constexpr int group = Panels<T>::group;
+  const Panels<T> across{in, out}, along{out, in};
+  threads.each(across.count(), std::int64_t(out) * in, [&](std::int64_t p) {
+    const int columns = across.columns(int(p)), first = int(p) * panel_columns;
+    for (int k = 0; k < in; k += simd::width) {
+      const int q = k / panel_columns, wide = along.columns(q);
+      for (int n = 0; n < columns; n += simd::width) {
+        simd::Lanes rows[simd::width];
+        load_tile(rows, Operand<float>{weight, in, 1, out, in}, first + n, k);
+        for (int r = 0; r < simd::width; r += group)
+          store_group<Use::later>(straight + q * along.stride() +
+                                      std::int64_t(first + n + r) * wide +
+                                      k % panel_columns * group,
+                                  rows + r);
+        simd::transpose(rows);
+        for (int r = 0; r < simd::width; r += group)
+          store_group<Use::later>(
+              transposed + p * across.stride() + std::int64_t(k + r) * columns + n * group,
+              rows + r);
+      }
+    }
+    simd::end_streaming();
+  });
+}
+
 }  // namespace ctrain::cpu

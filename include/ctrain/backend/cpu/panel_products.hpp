@@ -30,11 +30,14 @@ class PanelProducts {
 
   /// Two copies: panels, each where its panels take no more room than the weight. One: rows.
   template <class T> void compute(const PrepareWeight<T>& call) {
-    if (call.forward && call.backward) {
-      fill(call.forward, forward_operand(call.master, call.out, call.in));
-      fill(call.backward, backward_operand(call.master, call.out, call.in));
+    const int out = call.out, in = call.in;
+    if (call.forward && call.backward && Panels<T>{in, out}.exact() && Panels<T>{out, in}.exact()) {
+      pack_both(call.forward, call.backward, call.master, out, in, threads_);
+    } else if (call.forward && call.backward) {
+      fill(call.forward, forward_operand(call.master, out, in));
+      fill(call.backward, backward_operand(call.master, out, in));
     } else if (call.forward) {
-      cpu::compute(CastForward<T>{call.forward, call.master, call.out, call.in}, threads_);
+      cpu::compute(CastForward<T>{call.forward, call.master, out, in}, threads_);
     }
   }
 
