@@ -66,8 +66,8 @@ inline void sign_compression_agrees() {
             for (int r = 0; r < ranks; ++r)
               backend.run(PackSigns{bits.data() + r * count / 8, scale.data(), lost.data(),
                                     &squares, count});
-            backend.run(AddMeanOfSigns{sum.data(), bits.data(), scales.data(), count, ranks});
-            backend.run(UnpackSigns{whole.data(), bits.data(), scales.data(), count, count});
+            backend.run(AddMeanOfSigns{sum.data(), bits.data(), scales.data(), 0, count, ranks});
+            backend.run(UnpackSigns{whole.data(), bits.data(), scales.data(), count});
             return std::vector<Floats>{lost.floats(), scale.floats(), bits.floats(), sum.floats(),
                                        whole.floats()};
           },

@@ -37,32 +37,35 @@ template <class Function> struct RunOnce { Function function; };
 
 // sign compression -------------------------------------------------------------------------------
 
-/// A rank's or a server's half: what stands in `error` becomes one bit an element and what was lost
-/// by that. `sum` is the sum of squares of `error`; scale = its root mean square. Bit 7 of a byte
-/// is its first element, 1 for an element >= 0.
+/// A rank's or a server's half: a chunk of what stands in `error` becomes one bit an element and
+/// what was lost by that. scale = the root mean square of the `whole` elements whose squares are in
+/// `sum`. Bit 7 of a byte is its first element, 1 for an element >= 0.
 struct PackSigns {
   std::uint8_t* bits = nullptr;  // (count / 8)
   float* scale = nullptr;
   float* error = nullptr;  // (count)
   const ExactSum* sum = nullptr;
+  std::int64_t whole = 0;
   std::int64_t count = 0;  // a multiple of 8
 };
 
-/// A server's half: to[i] += the mean over ranks of scales[r] * sign i of rank r.
+/// A server's half: to[i] += the mean over ranks of their scale times their sign i. What ranks have
+/// sent is `stride` bytes apart.
 struct AddMeanOfSigns {
   float* to = nullptr;                 // (count)
-  const std::uint8_t* bits = nullptr;  // (ranks, count / 8)
-  const float* scales = nullptr;       // (ranks)
-  std::int64_t count = 0;              // a multiple of 8
+  const std::uint8_t* bits = nullptr;  // (count / 8) of the first rank
+  const float* scales = nullptr;       // that of the first rank
+  std::int64_t stride = 0;
+  std::int64_t count = 0;  // a multiple of 8
   int ranks = 0;
 };
 
-/// to[i] = the scale of i's chunk times its sign. Chunks are equal; the last may be cut off.
+/// to[i] = the chunk's scale times its sign i.
 struct UnpackSigns {
   float* to = nullptr;                 // (count)
-  const std::uint8_t* bits = nullptr;  // (chunks, chunk / 8)
-  const float* scales = nullptr;       // (chunks)
-  std::int64_t count = 0, chunk = 0;   // chunk: a multiple of 8
+  const std::uint8_t* bits = nullptr;  // (count / 8, rounded up)
+  const float* scale = nullptr;
+  std::int64_t count = 0;
 };
 
 }  // namespace ctrain

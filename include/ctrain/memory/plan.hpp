@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ctrain/memory/lifetimes.hpp>
+#include <ctrain/memory/sign_traffic.hpp>
 #include <ctrain/model/backward.hpp>
 #include <ctrain/policy/policy.hpp>
 
@@ -26,12 +27,13 @@ struct Placement {
   bool kept = false;
 };
 
-/// One rank's arena: [parameters | gradients | moments | copies | batches | communication | blocks'
-/// slots ... last slot and everything short-lived, overlaid]. A slot holds a block's input and what
-/// its backward reads. A pipeline's stage has as many [blocks' slots] as micro-batches in flight,
-/// and what is short-lived after them.
+/// One rank's arena: [parameters | gradients | moments | optimizer's own | copies | batches |
+/// communication | blocks' slots ... last slot and everything short-lived, overlaid]. A slot holds
+/// a block's input and what its backward reads. A pipeline's stage has as many [blocks' slots] as
+/// micro-batches in flight, and what is short-lived after them.
 struct MemoryPlan {
   Region parameters, gradients, first_moment, second_moment;
+  Region optimizer;       // what an optimizer has beside its moments: errors, messages of signs
   Region weight_copies;   // what products read instead of the masters
   Region batch;           // the micro-batches in flight and all ranks' records
   Region communication;   // what is gathered, reduced, received and sent
@@ -45,7 +47,9 @@ struct MemoryPlan {
   Placement tensors[64]{};
   Placement stream_after_last{};
 
-  constexpr bytes optimizer_state() const { return first_moment.size + second_moment.size; }
+  constexpr bytes optimizer_state() const {
+    return first_moment.size + second_moment.size + optimizer.size;
+  }
   /// What is kept from forward to backward, and what is needed on top of it at the worst moment.
   constexpr bytes activations() const { return saved < step.size ? saved : step.size; }
   constexpr bytes workspace() const { return step.size - activations(); }
@@ -311,6 +315,7 @@ constexpr MemoryPlan plan_memory(const Graph& g, const Policy& p, int stage = 0)
   take(m.gradients, split.partial_sums() * round_up(gradients, tensor_alignment));
   take(m.first_moment, shares.optimizer / 2);
   take(m.second_moment, shares.optimizer / 2);
+  take(m.optimizer, optimizer_memory(p, g.parameters));
   take(m.weight_copies, copies_of_weights(p) * (p.model.layers / split.grid.pipeline) *
                             block_matrix_elements(p.model) / split.grid.tensor *
                             size_of(p.compute_type()));

@@ -21,7 +21,8 @@ struct Split {
   int layers = 1;
   int micro_batches = 1;  // of a data rank
   ElementBytes size{};
-  bytes stream = 0;  // what a stage hands on: rows x hidden in binary32, a tensor rank's part
+  bytes sign_message = 0;  // data ranks send each other signs of that many bytes; 0: gradients
+  bytes stream = 0;        // what a stage hands on: rows x hidden in binary32, a tensor rank's part
 
   /// Buffers that stage 3 gathers into, and those that stages 2 and 3 reduce from.
   constexpr int gather_buffers() const { return zero.prefetch + 1; }

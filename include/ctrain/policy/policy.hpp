@@ -111,6 +111,10 @@ constexpr bool sends_signs(OptimizerKind kind) {
   return kind >= OptimizerKind::one_bit_adam;
 }
 
+constexpr bool has_trust_ratio(OptimizerKind kind) {
+  return kind == OptimizerKind::lamb || kind == OptimizerKind::one_bit_lamb;
+}
+
 /// Bounds of LAMB's ratio of a tensor's norm and its update's.
 struct TrustRatio {
   float least = 0;

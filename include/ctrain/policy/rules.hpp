@@ -99,12 +99,16 @@ concept fp16_and_a_loss_scale_go_together = (ComputeIsFp16 == LossIsScaled);
 template <bool PowersOfTwo, int FactorMillionths, int Window, int Hysteresis>
 concept a_loss_scale_moves_by_powers_of_two = (PowersOfTwo && FactorMillionths >= 2000000 &&
                                                Window >= 1 && Hysteresis >= 1);
-template <bool OptimizerIsAdam>
-concept a_step_ends_with_adam = OptimizerIsAdam;
+template <bool StepsHaveIt>
+concept a_step_knows_the_optimizer = StepsHaveIt;
 template <bool SendsSigns, int ZeroStage>
 concept sums_of_signs_are_of_whole_states = !(SendsSigns && ZeroStage > 0);
 template <bool SendsSigns, int Tensor, int Pipeline>
 concept sums_of_signs_are_among_data_ranks = !(SendsSigns && (Tensor > 1 || Pipeline > 1));
+template <bool SendsSigns, bool LayoutInvariant>
+concept signs_depend_on_the_layout = !(SendsSigns && LayoutInvariant);
+template <bool IsLamb, int ZeroStage, int Tensor>
+concept trust_ratios_are_of_whole_tensors = !(IsLamb && (ZeroStage > 0 || Tensor > 1));
 template <bool BoundsAreOrdered>
 concept a_trust_ratio_has_bounds = (BoundsAreOrdered);
 template <bool IntervalsArePositive, bool FactorsAreOrdered>
@@ -303,10 +307,10 @@ struct a_loss_scale_moves_by_powers_of_two {
                 "precision.loss_scale's initial, factor and minimum (or 0) powers of two within "
                 "float's range, factor, window and hysteresis at least 2, 1 and 1.");
 };
-template <bool OptimizerIsAdam> struct a_step_ends_with_adam {
-  static_assert(ctrain::a_step_ends_with_adam<OptimizerIsAdam>,
-                "invalid policy: backends have every optimizer, but no step runs the others yet. "
-                "Set optimizer.kind to adamw_torch, adamw_hugging_face or adam_l2.");
+template <bool StepsHaveIt> struct a_step_knows_the_optimizer {
+  static_assert(ctrain::a_step_knows_the_optimizer<StepsHaveIt>,
+                "invalid policy: backends have the programs of 1-bit LAMB and 0/1 Adam, but no "
+                "step runs them yet. Set optimizer.kind to one of the others.");
 };
 template <bool SendsSigns, int ZeroStage> struct sums_of_signs_are_of_whole_states {
   static_assert(ctrain::sums_of_signs_are_of_whole_states<SendsSigns, ZeroStage>,
@@ -317,6 +321,16 @@ template <bool SendsSigns, int Tensor, int Pipeline> struct sums_of_signs_are_am
   static_assert(ctrain::sums_of_signs_are_among_data_ranks<SendsSigns, Tensor, Pipeline>,
                 "invalid policy: a 1-bit optimizer compresses whole tensors of whole models, so "
                 "that all ranks have one scale. Set parallel.tensor and parallel.pipeline to 1.");
+};
+template <bool SendsSigns, bool LayoutInvariant> struct signs_depend_on_the_layout {
+  static_assert(ctrain::signs_depend_on_the_layout<SendsSigns, LayoutInvariant>,
+                "invalid policy: what a 1-bit optimizer loses and keeps depends on who compresses "
+                "what. Set deterministic to fixed_layout.");
+};
+template <bool IsLamb, int ZeroStage, int Tensor> struct trust_ratios_are_of_whole_tensors {
+  static_assert(ctrain::trust_ratios_are_of_whole_tensors<IsLamb, ZeroStage, Tensor>,
+                "invalid policy: LAMB's trust ratio is of a whole tensor's norms, and ZeRO and "
+                "tensor ranks cut tensors. Set zero.stage to 0 and parallel.tensor to 1.");
 };
 template <bool BoundsAreOrdered> struct a_trust_ratio_has_bounds {
   static_assert(ctrain::a_trust_ratio_has_bounds<BoundsAreOrdered>,
@@ -588,11 +602,15 @@ inline constexpr bool keeps_every_rule =
                                          millionths(P::policy.precision.loss_scale.factor),
                                          P::policy.precision.loss_scale.window,
                                          P::policy.precision.loss_scale.hysteresis> &&
-     a_step_ends_with_adam<is_adam(P::policy.optimizer.kind)> &&
+     a_step_knows_the_optimizer<(P::policy.optimizer.kind <= OptimizerKind::one_bit_adam)> &&
      sums_of_signs_are_of_whole_states<sends_signs(P::policy.optimizer.kind),
                                        P::policy.zero.stage> &&
      sums_of_signs_are_among_data_ranks<sends_signs(P::policy.optimizer.kind),
                                         P::policy.parallel.tensor, P::policy.parallel.pipeline> &&
+     signs_depend_on_the_layout<sends_signs(P::policy.optimizer.kind),
+                                P::policy.deterministic == Deterministic::layout_invariant> &&
+     trust_ratios_are_of_whole_tensors<has_trust_ratio(P::policy.optimizer.kind),
+                                       P::policy.zero.stage, P::policy.parallel.tensor> &&
      a_trust_ratio_has_bounds<is_ordered(P::policy.optimizer.trust_ratio)> &&
      compression_has_intervals_and_bounds<has_intervals(P::policy.optimizer.compression),
                                           has_bounds(P::policy.optimizer.compression)> &&
@@ -705,12 +723,16 @@ struct CheckPolicy
                                                 millionths(P::policy.precision.loss_scale.factor),
                                                 P::policy.precision.loss_scale.window,
                                                 P::policy.precision.loss_scale.hysteresis>,
-      rule::a_step_ends_with_adam<is_adam(P::policy.optimizer.kind)>,
+      rule::a_step_knows_the_optimizer<(P::policy.optimizer.kind <= OptimizerKind::one_bit_adam)>,
       rule::sums_of_signs_are_of_whole_states<sends_signs(P::policy.optimizer.kind),
                                               P::policy.zero.stage>,
       rule::sums_of_signs_are_among_data_ranks<sends_signs(P::policy.optimizer.kind),
                                                P::policy.parallel.tensor,
                                                P::policy.parallel.pipeline>,
+      rule::signs_depend_on_the_layout<sends_signs(P::policy.optimizer.kind),
+                                       P::policy.deterministic == Deterministic::layout_invariant>,
+      rule::trust_ratios_are_of_whole_tensors<has_trust_ratio(P::policy.optimizer.kind),
+                                              P::policy.zero.stage, P::policy.parallel.tensor>,
       rule::a_trust_ratio_has_bounds<is_ordered(P::policy.optimizer.trust_ratio)>,
       rule::compression_has_intervals_and_bounds<has_intervals(P::policy.optimizer.compression),
                                                  has_bounds(P::policy.optimizer.compression)>,

@@ -83,6 +83,7 @@ template <int Capacity> struct StageWriter {
   constexpr bytes parameter_bytes(int bucket) const {
     return layout.buckets.rows[bucket].elements * split.size.parameter;
   }
+  constexpr bool sums_gradients() const { return split.grid.data > 1 && split.sign_message == 0; }
   constexpr int last_bucket() const { return layout.buckets.size - 1; }
 
   // gradients ------------------------------------------------------------------------------------
@@ -99,7 +100,7 @@ template <int Capacity> struct StageWriter {
   /// Backward of the last micro-batch, stages 0 and 1: each bucket is reduced over the data ranks
   /// while the ones below it are still computed.
   constexpr void backward_and_reduce(Work work, int micro, int slot) {
-    if (split.grid.data == 1) {
+    if (!sums_gradients()) {
       backward_all(work, micro, slot);
       for (int b = 0; b < layout.buckets.size; ++b) sum_norms(b, place(Store::gradients, b));
       return;
@@ -119,7 +120,7 @@ template <int Capacity> struct StageWriter {
           place(Store::gradients, 0));
   }
   constexpr void wait_for_reductions() {
-    if (split.grid.data > 1)
+    if (sums_gradients())
       for (int b = 0; b < layout.buckets.size; ++b) wait(reductions[b]);
   }
 
@@ -328,6 +329,7 @@ template <int Capacity> struct StageWriter {
     if (split.gathers_norm())
       wait(collective(Collective::all_gather, Group::world, 0, norms, norms,
                       Split::record * split.grid.ranks()));
+    if (split.sign_message > 0) sum_signs();
     if (stage == 0 || stage == 3) {
       buckets(Work::update, gradients,
               place(stage == 0 ? Store::parameters : Store::parameter_shard, 0), 0, n);
@@ -342,6 +344,18 @@ template <int Capacity> struct StageWriter {
     }
     for (int b = n - 1; b >= 0; --b) wait(started[b]);
     end_section(1);
+  }
+
+  /// Signs of the momentum go to the rank that takes their chunk's mean, and its signs to all.
+  constexpr void sum_signs() {
+    const int n = layout.buckets.size, ranks = split.grid.data;
+    const Place signs = place(Store::signs, 0), means = place(Store::means, 0);
+    buckets(Work::compress, place(Store::gradients, 0), signs, 0, n);
+    wait(collective(Collective::all_to_all, Group::data, 0, signs, signs,
+                    2 * ranks * split.sign_message));
+    buckets(Work::serve, signs, means, 0, n);
+    wait(collective(Collective::all_gather, Group::data, 0, means, means,
+                    ranks * split.sign_message));
   }
 
   // an evaluation -------------------------------------------------------------------------------

@@ -149,7 +149,8 @@ constexpr UnitCosts unit_costs(const Graph& g, const Policy& p) {
           cost_of_unit(g, g.forward_head, t.forward_head, g.backward_head, t.backward_head, p)};
 }
 
-/// One compute event. Update touches weight, gradient and both moments; accumulate two shards.
+/// One compute event. Update touches weight, gradient and both moments; accumulate two
+/// shards; compress gradient, momentum and errors twice; serve a shard of errors twice.
 constexpr Cost cost_of(const Event& e, const Split& split, const StageLayout& layout,
                        const UnitCosts& units) {
   Cost sum;
@@ -163,6 +164,8 @@ constexpr Cost cost_of(const Event& e, const Split& split, const StageLayout& la
       if (e.work == Work::accumulate) sum.bytes_moved += 12 * shard;
       if (e.work == Work::norm) sum.bytes_moved += 4 * own;
       if (e.work == Work::update) sum.bytes_moved += 28 * own;
+      if (e.work == Work::compress) sum.bytes_moved += 24 * all;
+      if (e.work == Work::serve) sum.bytes_moved += 16 * shard;
     }
     return sum;
   }

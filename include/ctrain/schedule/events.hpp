@@ -23,7 +23,9 @@ enum class EventKind : std::uint8_t { compute, collective, send, receive, wait, 
 
 /// What a compute event computes. `backward` is `backward_input` and `backward_weight` at once.
 /// `clear` zeroes gradients, `accumulate` adds a reduced shard to the shard that a rank keeps,
-/// `norm` takes the square sums of a rank's gradients, `update` is the optimizer.
+/// `norm` takes the square sums of a rank's gradients, `update` is the optimizer. Where signs are
+/// summed instead of gradients, `compress` makes those that a rank sends, and `serve` the mean of
+/// those that it got.
 enum class Work : std::uint8_t {
   forward,
   backward,
@@ -32,7 +34,9 @@ enum class Work : std::uint8_t {
   clear,
   accumulate,
   norm,
-  update
+  update,
+  compress,
+  serve
 };
 
 enum class Collective : std::uint8_t { all_reduce, reduce_scatter, all_gather, all_to_all };
@@ -47,16 +51,18 @@ enum class Store : std::uint8_t {
   parameter_shard,
   gradients,
   gradient_shard,
-  norms,        // one square sum per rank
-  gathered,     // stage 3: a bucket's parameters while they are needed
-  reducing,     // stages 2 and 3: a bucket's gradients until they are reduced
-  activations,  // of a micro-batch between its forward and its backward
-  stream_in,    // rows that a stage takes from the one before
-  stream_out,   // rows that it hands on
-  d_stream_in,  // their gradients, from the stage after
-  d_stream_out  // and to the one before
+  norms,         // one square sum per rank
+  gathered,      // stage 3: a bucket's parameters while they are needed
+  reducing,      // stages 2 and 3: a bucket's gradients until they are reduced
+  activations,   // of a micro-batch between its forward and its backward
+  stream_in,     // rows that a stage takes from the one before
+  stream_out,    // rows that it hands on
+  d_stream_in,   // their gradients, from the stage after
+  d_stream_out,  // and to the one before
+  signs,         // what a rank sends and gets to take the mean of
+  means          // what servers make of it
 };
-inline constexpr int store_kinds = 13;
+inline constexpr int store_kinds = 15;
 inline constexpr int most_places = 64;  // of one kind
 
 /// Bytes that nothing else overlaps.

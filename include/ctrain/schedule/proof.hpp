@@ -50,6 +50,7 @@ enum class Version : std::uint8_t { before_update, own_shard_updated, updated };
 enum class Reducing : std::uint8_t { undefined, cleared, own, reduced };
 enum class Progress : std::uint8_t { idle, started, ended };
 enum class Norm : std::uint8_t { none, own_part, all };
+enum class Signs : std::uint8_t { none, own, received, served, all };
 
 /// Gradients of one bucket that a rank keeps over micro-batches.
 struct Gradients {
@@ -92,6 +93,7 @@ template <int Capacity> struct Walker {
   int d_stream_in[Split::d_stream_buffers]{}, d_stream_out[Split::d_stream_buffers]{};
   int begun = 0;  // micro-batches
   Norm norm = Norm::none;
+  Signs signs = Signs::none;
 
   constexpr Walker() {
     for (int& h : head) h = -1;
@@ -139,6 +141,8 @@ template <int Ranks, int Capacity> struct Walk {
     switch (store) {
       case Store::nothing:
       case Store::norms:
+      case Store::signs:
+      case Store::means:
         return 1;
       case Store::gathered:
         return split.gather_buffers();
@@ -306,7 +310,8 @@ template <int Ranks, int Capacity> struct Walk {
     r.state = Reducing::undefined;
   }
 
-  /// Every bucket's sum is over all micro-batches of all data ranks.
+  /// Every bucket's sum is over all micro-batches of all data ranks, or of this one where signs are
+  /// summed instead.
   constexpr void norm(int rank, const Event& e) {
     Walker<Capacity>& w = walkers[rank];
     const Store store = split.zero.stage < 2 ? Store::gradients : Store::gradient_shard;
@@ -319,7 +324,8 @@ template <int Ranks, int Capacity> struct Walk {
       const Gradients& g = w.gradients[b];
       read(rank, place(store, b));
       require(g.micro_batches == split.micro_batches &&
-                  (g.reduced || split.grid.data == 1 || split.zero.stage >= 2) &&
+                  (g.reduced || split.grid.data == 1 || split.zero.stage >= 2 ||
+                   (split.sign_message > 0 && split.zero.stage == 0)) &&
                   (g.norms_summed || !sums_norms(rank, b) || split.zero.stage >= 2),
               Promise::gradients_count_once, rank);
     }
@@ -327,9 +333,31 @@ template <int Ranks, int Capacity> struct Walk {
     w.norm = Norm::own_part;
   }
 
+  /// Signs of all gradients once all ranks know whether there is an update; means of all signs.
+  constexpr void signs(int rank, const Event& e) {
+    Walker<Capacity>& w = walkers[rank];
+    const bool compresses = e.work == Work::compress;
+    const int n = layouts[rank]->buckets.size;
+    if (!require(split.sign_message > 0 && e.first == 0 && e.count == n &&
+                     e.from == place(compresses ? Store::gradients : Store::signs, 0) &&
+                     e.to == place(compresses ? Store::signs : Store::means, 0),
+                 Promise::events_make_sense, rank))
+      return;
+    for (int b = 0; b < (compresses ? n : 1); ++b) read(rank, place(e.from.store, b));
+    read(rank, place(Store::norms, 0));
+    write(rank, e.to);
+    require(w.norm == Norm::all && w.signs == (compresses ? Signs::none : Signs::received),
+            Promise::values_are_there, rank);
+    w.signs = compresses ? Signs::own : Signs::served;
+  }
+
   constexpr void update(int rank, const Event& e) {
     Walker<Capacity>& w = walkers[rank];
     const int stage = split.zero.stage;
+    if (split.sign_message > 0) {
+      read(rank, place(Store::means, 0));
+      require(w.signs == Signs::all, Promise::gradients_count_once, rank);
+    }
     if (!require(e.from == place(stage < 2 ? Store::gradients : Store::gradient_shard, e.first) &&
                      e.to == place(stage < 3 ? Store::parameters : Store::parameter_shard, e.first),
                  Promise::events_make_sense, rank))
@@ -354,6 +382,7 @@ template <int Ranks, int Capacity> struct Walk {
         return;
       if (e.work == Work::clear) return clear(rank, e);
       if (e.work == Work::accumulate) return accumulate(rank, e);
+      if (e.work == Work::compress || e.work == Work::serve) return signs(rank, e);
       return e.work == Work::norm ? norm(rank, e) : update(rank, e);
     }
     const bool exists = e.first >= layout.first && e.count >= 1 &&
@@ -388,6 +417,7 @@ template <int Ranks, int Capacity> struct Walk {
       return;
     }
     if (e.group == Group::tensor) return start_norm_sum(rank, e);
+    if (e.from.store == Store::signs || e.from.store == Store::means) return start_signs(rank, e);
     const bool reduces = e.collective != Collective::all_gather;
     const bytes element = reduces ? split.size.gradient : split.size.parameter;
     require(e.group == Group::data && split.grid.data > 1, Promise::events_make_sense, rank);
@@ -419,6 +449,17 @@ template <int Ranks, int Capacity> struct Walk {
       owns(rank, e.to);
       require(w.versions[b] == Version::before_update, Promise::values_are_there, rank);
     }
+  }
+  /// Signs go to their servers, and means from there to all.
+  constexpr void start_signs(int rank, const Event& e) {
+    const bool means = e.from.store == Store::means;
+    require(e.to == e.from && e.group == Group::data && split.sign_message > 0 &&
+                e.collective == (means ? Collective::all_gather : Collective::all_to_all),
+            Promise::events_make_sense, rank);
+    require(e.size == (means ? 1 : 2) * split.grid.data * split.sign_message,
+            Promise::payloads_are_whole, rank);
+    require(walkers[rank].signs == (means ? Signs::served : Signs::own), Promise::values_are_there,
+            rank);
   }
   constexpr bool sums_norms(int rank, int b) const {
     return split.norms_to_sum(layouts[rank]->buckets.rows[b]) > 0;
@@ -454,6 +495,8 @@ template <int Ranks, int Capacity> struct Walk {
       w.reducing[e.from.index].norms_summed = true;
     if (e.group == Group::tensor) return;
     if (e.from.store == Store::norms) w.norm = Norm::all;
+    if (e.from.store == Store::signs) w.signs = Signs::received;
+    if (e.from.store == Store::means) w.signs = Signs::all;
     if (e.from.store == Store::gradients) w.gradients[e.first].reduced = true;
     if (e.from.store == Store::reducing) w.reducing[e.from.index].state = Reducing::reduced;
     if (e.from.store == Store::parameters) w.versions[e.first] = Version::updated;
@@ -799,7 +842,8 @@ constexpr bytes bytes_sent(const Schedule<Stages, Capacity>& s, int stage) {
 /// What it must send at least, given what ZeRO leaves where (arXiv 1910.02054, section 7): sums of
 /// gradients and updated parameters once a step; in stage 2 gradients, and in stage 3 both and
 /// parameters twice, once a micro-batch; the streams between stages; with sequence parallelism the
-/// norms' gradients; each rank's record. An evaluation: streams and, in stage 3, parameters once.
+/// norms' gradients; each rank's record. Where signs are summed, those and their means instead of
+/// gradients. An evaluation: streams and, in stage 3, parameters once.
 /// What tensor ranks exchange within blocks is counted by tensor.hpp.
 constexpr bytes least_bytes_sent(const Split& split, const StageLayout& layout) {
   const int n = split.grid.data, m = split.micro_batches;
@@ -814,6 +858,7 @@ constexpr bytes least_bytes_sent(const Split& split, const StageLayout& layout) 
     return (layout.stage + 1 < split.grid.pipeline ? split.stream : 0) +
            (split.zero.stage == 3 ? parameters : 0);
   if (split.gathers_norm()) sum += Split::record * (split.grid.ranks() - 1);
+  if (split.sign_message > 0) return sum + 2 * (n - 1) * split.sign_message;
   switch (split.zero.stage) {
     case 0:
       return sum + 2 * gradients;

@@ -19,8 +19,8 @@ constexpr std::string_view name_of(EventKind kind) {
 }
 constexpr std::string_view name_of(Work work) {
   constexpr std::string_view names[] = {
-      "forward", "backward",   "backward_input", "backward_weight",
-      "clear",   "accumulate", "norm",           "update"};
+      "forward",    "backward", "backward_input", "backward_weight", "clear",
+      "accumulate", "norm",     "update",         "compress",        "serve"};
   return names[int(work)];
 }
 constexpr std::string_view name_of(Collective kind) {
@@ -35,7 +35,7 @@ constexpr std::string_view name_of(Store store) {
   constexpr std::string_view names[] = {
       "nothing",    "parameters",  "parameter_shard", "gradients",   "gradient_shard",
       "norms",      "gathered",    "reducing",        "activations", "stream_in",
-      "stream_out", "d_stream_in", "d_stream_out"};
+      "stream_out", "d_stream_in", "d_stream_out",    "signs",       "means"};
   return names[int(store)];
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ctrain/memory/budget.hpp>
+#include <ctrain/memory/sign_traffic.hpp>
 #include <ctrain/policy/rules.hpp>
 #include <ctrain/schedule/build.hpp>
 #include <ctrain/schedule/proof.hpp>
@@ -67,17 +68,23 @@ template <class Source> struct CheckSchedule {
   using check = typename words_of<verdict.holds(), Source>::type;
 };
 
+/// What a schedule is of: a step, one whose data ranks sum signs, or an evaluation.
+enum class Turn : std::uint8_t { training, sign_training, evaluation };
+
 /// The numbers of a policy's step, or of its evaluation, which takes one micro-batch.
-template <class P, bool Trains> constexpr Split split_for() {
+template <class P, Turn What> constexpr Split split_for() {
+  constexpr bool Trains = What != Turn::evaluation;
   Split split = split_of(P::policy);
   split.trains = Trains;
+  if (What == Turn::sign_training)
+    split.sign_message = sign_traffic(GraphOf<P>::graph.parameters, split.grid.data).message();
   if (!Trains) split.micro_batches = 1;
   return split;
 }
 
-/// One of the two schedules. Instantiating `check` proves it.
-template <class P, bool Trains> struct ScheduleFor {
-  static constexpr Split split = split_for<P, Trains>();
+/// One of the schedules. Instantiating `check` proves it.
+template <class P, Turn What> struct ScheduleFor {
+  static constexpr Split split = split_for<P, What>();
   static constexpr int stages = split.grid.pipeline;
   static constexpr int capacity = schedule_events(split, GraphOf<P>::graph.parameters);
   static constexpr Schedule<stages, capacity> schedule =
@@ -94,11 +101,16 @@ template <class P, bool Trains> struct ScheduleFor {
 
 /// What the ranks of a policy do in one optimizer step, and in `evaluation` with one micro-batch.
 template <class P> struct ScheduleOf {
-  static constexpr Split split = split_for<P, true>();
-  using training = ScheduleFor<P, true>;
-  using evaluation = ScheduleFor<P, false>;
+  static constexpr Split split = split_for<P, Turn::training>();
+  static constexpr bool sends_signs =
+      ctrain::sends_signs(P::policy.optimizer.kind) && split.grid.data > 1;
+  using training = ScheduleFor<P, Turn::training>;
+  using sign_training =
+      std::conditional_t<sends_signs, ScheduleFor<P, Turn::sign_training>, training>;
+  using evaluation = ScheduleFor<P, Turn::evaluation>;
   static constexpr int stages = training::stages;
-  static constexpr int capacity = training::capacity;
+  static constexpr int capacity =
+      training::capacity > sign_training::capacity ? training::capacity : sign_training::capacity;
   static constexpr const auto& schedule = training::schedule;
 
   /// What tensor ranks exchange within the programs that compute events run.
@@ -115,9 +127,10 @@ template <class P> struct ScheduleOf {
   static_assert(collectives_are_exact<split.grid.tensor>,
                 "internal: a collective over the tensor ranks is not what its exchanges do");
 
-  static constexpr const StageTable<capacity>& table(int rank) { return training::table(rank); }
-  using check =
-      std::conditional_t<sizeof(typename evaluation::check) != 0, typename training::check, void>;
+  static constexpr const auto& table(int rank) { return training::table(rank); }
+  using check = std::conditional_t<sizeof(typename evaluation::check) != 0 &&
+                                       sizeof(typename sign_training::check) != 0,
+                                   typename training::check, void>;
 };
 
 /// True, or a compile error, for a valid policy: its schedule keeps every promise.

@@ -182,6 +182,10 @@ template <HasPolicy P, class Space = Arena> class MemoryMap {
     static constexpr BatchLayout layout = batch_layout(P::policy);
     return batch_at(arena_.at(plan_.batch.offset + slot * layout.size, layout.size), layout);
   }
+  /// A part of what the optimizer has beside its moments.
+  template <class T> T* optimizer(bytes offset, bytes size) {
+    return reinterpret_cast<T*>(arena_.at(plan_.optimizer.offset + offset, size));
+  }
   /// What a rank tells the others.
   Record* record(int rank) {
     return reinterpret_cast<Record*>(

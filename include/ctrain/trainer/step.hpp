@@ -11,6 +11,7 @@
 #include <ctrain/trainer/host_view.hpp>
 #include <ctrain/trainer/memory_map.hpp>
 #include <ctrain/trainer/record.hpp>
+#include <ctrain/trainer/update.hpp>
 
 #include <bit>
 #include <cmath>
@@ -60,7 +61,8 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
         communicator_(communicator),
         dispatch_(backend, map),
         host_(backend, map.arena(), map.plan().communication.offset),
-        faults_(dispatch_, map, host_) {
+        faults_(dispatch_, map, host_),
+        update_(backend, map) {
     for (int slot = 0; slot < split.slots(map.at().pipeline); ++slot) {
       batches_[slot].here = map.batch(slot);
       batches_[slot].host = host_.batch_at(batches_[slot].here);
@@ -78,7 +80,11 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
     if (opened_ == 0) return {};
     numbers_ = n;
     begin(true);
-    walk(ScheduleOf<P>::training::table(communicator_.rank()), feed);
+    sums_signs_ = Update<P, B>::sums_signs(updates() + 1);
+    if (sums_signs_)
+      walk(ScheduleOf<P>::sign_training::table(communicator_.rank()), feed);
+    else
+      walk(ScheduleOf<P>::training::table(communicator_.rank()), feed);
     prepare_weights();
     return total_;
   }
@@ -173,6 +179,10 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
         return norm(e);
       case Work::update:
         return update(e);
+      case Work::compress:
+        return compress(e);
+      case Work::serve:
+        return serve();
     }
   }
 
@@ -317,7 +327,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
     map_.view_resident_gradients(0);
     Record* const record = map_.record(communicator_.rank());
     backend_.run(Clear{record, sizeof *record});
-    if (split.zero.stage > 0 || map_.at().data == 0)
+    if (split.zero.stage > 0 || map_.at().data == 0 || sums_signs_)
       for (int b = e.first; b < e.first + e.count; ++b)
         each_own_run(b, [&](const Run& run, const auto* gradient) {
           using G = std::remove_cvref_t<decltype(*gradient)>;
@@ -336,41 +346,42 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   }
 
   void update(const Event& e) {
-    if (total_.micro_batches == 0) decide();
-    if (total_.skipped) return;
+    if (is_skipped()) return;
+    if (sums_signs_) update_.take_means();
     for (int b = e.first; b < e.first + e.count; ++b)
-      each_own_run(b, [&](const Run& run, const auto* gradient) {
-        using G = std::remove_cvref_t<decltype(*gradient)>;
-        const Parameter& p = graph.parameters.rows[run.parameter];
-        backend_.run(AdamWUpdateOf<G>{
-            .weight = map_.at(State::weight, run),
-            .first_moment = map_.at(State::first_moment, run),
-            .second_moment = map_.at(State::second_moment, run),
-            .gradient = gradient,
-            .count = run.count,
-            .kind = policy.optimizer.kind,
-            .learning_rate = float(numbers_.learning_rate),
-            .beta1 = policy.optimizer.beta1,
-            .beta2 = policy.optimizer.beta2,
-            .epsilon = policy.optimizer.epsilon,
-            .weight_decay = decays(p, policy.optimizer.decay) ? numbers_.weight_decay : 0.0f,
-            .gradient_scale = gradient_scale_,
-            .t = updates() + 1});
-      });
+      each_own_run(b, [&](const Run& run, const auto* gradient) { update_.run(run, gradient); });
+  }
+
+  /// What goes out once all ranks' records say that there is an update.
+  void compress(const Event& e) {
+    if (is_skipped()) return;
+    update_.compress([&](auto&& visit) {
+      for (int b = e.first; b < e.first + e.count; ++b) each_own_run(b, visit);
+    });
+  }
+  void serve() {
+    if (!total_.skipped) update_.serve();
+  }
+  bool is_skipped() {
+    if (total_.micro_batches == 0) decide();
+    return total_.skipped;
   }
 
   /// Adds up all ranks' records: norm, clip, and whether there is anything to update with.
   void decide() {
     if (split.grid.ranks() > 1) host_.pull(map_.records());
     ExactSum squares;
+    double norms = 0;  // of what each rank has, where they have not been summed
     for (int rank = 0; rank < split.grid.ranks(); ++rank) {
       const Record& record = *host_.at(map_.record(rank));
       squares.add(record.squares);
+      norms += std::sqrt(record.squares.value());
       total_ += record.result;
     }
     // gradients are sums over sentences so far, times the loss scale
-    const double mean = 1.0 / (double(total_.sentences) * double(loss_scale_.scale));
-    total_.gradient_norm = std::sqrt(squares.value()) * mean;
+    double mean = 1.0 / (double(total_.sentences) * double(loss_scale_.scale));
+    total_.gradient_norm = (sums_signs_ ? norms : std::sqrt(squares.value())) * mean;
+    if (sums_signs_) mean *= split.grid.data;  // a rank's gradient stands for that of all
     const bool finite = std::isfinite(total_.gradient_norm);
     constexpr const LossScale& by = P::policy.precision.loss_scale;
     if (!std::isfinite(total_.loss_sum) || (!finite && an_overflow_is_final(loss_scale_, by)))
@@ -378,7 +389,14 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
     total_.skipped = !finite;
     loss_scale_ = loss_scale_after(loss_scale_, by, !finite);
     const double bound = numbers_.clip / (total_.gradient_norm + 1e-6);
-    gradient_scale_ = float(mean * (numbers_.clip > 0 ? std::fmin(1.0, bound) : 1.0));
+    update_.begin(
+        {.learning_rate = float(numbers_.learning_rate),
+         .beta1 = policy.optimizer.beta1,
+         .beta2 = policy.optimizer.beta2,
+         .epsilon = policy.optimizer.epsilon,
+         .weight_decay = numbers_.weight_decay,
+         .gradient_scale = float(mean * (numbers_.clip > 0 ? std::fmin(1.0, bound) : 1.0)),
+         .t = updates() + 1});
   }
 
   /// Calls visit(run, its gradient in the type in which it waits) for what this rank updates.
@@ -437,6 +455,10 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
         return stream_after();
       case Store::d_stream_in:
         return map_.d_stream_in(p.index);
+      case Store::signs:
+        return update_.signs_in_flight();
+      case Store::means:
+        return update_.means_in_flight();
       default:
         return map_.d_stream_out(p.index);
     }
@@ -460,6 +482,10 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
         return "send of the stream";
       case Store::d_stream_in:
         return "receive of the stream's gradient";
+      case Store::signs:
+        return "all_to_all of the momentum's signs";
+      case Store::means:
+        return "all_gather of their means' signs";
       default:
         return "send of the stream's gradient";
     }
@@ -556,15 +582,16 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   Dispatch<P, B> dispatch_;
   HostView<B> host_;
   Faults<P, B> faults_;
+  Update<P, B> update_;
   InFlight batches_[most_in_flight];
   int tickets_[ScheduleOf<P>::capacity]{};
 
   StepNumbers numbers_;
   bool training_ = true;
-  int opened_ = 0;          // micro-batches of this step, all ranks
-  StepResult own_, total_;  // of this rank, of all
-  std::string fault_;       // what was not finite first
-  float gradient_scale_ = 1;
+  bool sums_signs_ = false;  // in this step
+  int opened_ = 0;           // micro-batches of this step, all ranks
+  StepResult own_, total_;   // of this rank, of all
+  std::string fault_;        // what was not finite first
   LossScaleState loss_scale_ = first_loss_scale(P::policy.precision.loss_scale);
 };
 

@@ -1,6 +1,7 @@
 // Sums of one bit an element: a worked example, what error feedback promises, and bytes.
 #include <ctrain/backend/math/compressed_programs.hpp>
 #include <ctrain/backend/math/sign_compression.hpp>
+#include <ctrain/memory/sign_traffic.hpp>
 
 #include "oracle.hpp"
 
@@ -27,7 +28,7 @@ template <class B> void pack(B& backend, Floats& error, std::uint8_t* bits, floa
   ExactSum sum;
   const auto count = std::int64_t(error.size());
   backend.run(SumOfSquares{&sum, error.data(), count});
-  backend.run(PackSigns{bits, scale, error.data(), &sum, count});
+  backend.run(PackSigns{bits, scale, error.data(), &sum, count, count});
 }
 
 /// The all-reduce among `ranks` in one process: what each rank gets.
@@ -44,18 +45,27 @@ Floats all_reduce(B& backend, const SignLayout& layout, const std::vector<Floats
     pack(backend, errors[r].worker, sent.data() + r * ranks * chunk, &scales[r]);
   }
   for (std::size_t server = 0; server < ranks; ++server) {
-    std::vector<std::uint8_t> received;  // chunk `server` of every rank
+    // what it has received: a scale and chunk `server` of every rank
+    const std::size_t stride = sizeof(float) + (chunk + 3) / 4 * 4;
+    std::vector<std::uint8_t> received(ranks * stride);
     for (std::size_t r = 0; r < ranks; ++r) {
-      const auto first = sent.begin() + std::ptrdiff_t((r * ranks + server) * chunk);
-      received.insert(received.end(), first, first + std::ptrdiff_t(chunk));
+      std::memcpy(received.data() + r * stride, &scales[r], sizeof(float));
+      std::memcpy(received.data() + r * stride + sizeof(float),
+                  sent.data() + (r * ranks + server) * chunk, chunk);
     }
-    backend.run(AddMeanOfSigns{errors[server].server.data(), received.data(), scales.data(),
-                               layout.chunk(), layout.ranks});
+    backend.run(AddMeanOfSigns{errors[server].server.data(), received.data() + sizeof(float),
+                               reinterpret_cast<const float*>(received.data()),
+                               std::int64_t(stride), layout.chunk(), layout.ranks});
     pack(backend, errors[server].server, returned.data() + server * chunk, &server_scales[server]);
   }
   Floats result = oracle::poisoned<float>(std::size_t(layout.count));
-  backend.run(UnpackSigns{result.data(), returned.data(), server_scales.data(), layout.count,
-                          layout.chunk()});
+  for (std::size_t server = 0; server < ranks; ++server) {
+    const std::int64_t first = std::int64_t(server) * layout.chunk();
+    if (first < layout.count)
+      backend.run(UnpackSigns{result.data() + first, returned.data() + server * chunk,
+                              &server_scales[server],
+                              std::min(layout.chunk(), layout.count - first)});
+  }
   return result;
 }
 

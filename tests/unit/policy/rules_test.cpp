@@ -106,8 +106,14 @@ static_assert(
 static_assert(valid<decltype([](Policy& p) { p.schedule = {.decay = Decay::polynomial}; })>);
 static_assert(valid<decltype([](Policy& p) { p.schedule.power = 0; })>);  // linear: not used
 
-// optimizers: what each asks for (that steps end with Adam is asked of all)
-static_assert(!valid<decltype([](Policy& p) { p.optimizer.kind = OptimizerKind::lamb; })>);
+// optimizers: what each asks for
+static_assert(valid<decltype([](Policy& p) { p.optimizer.kind = OptimizerKind::lamb; })>);
+static_assert(valid<decltype([](Policy& p) { p.optimizer.kind = OptimizerKind::one_bit_adam; })>);
+static_assert(!valid<decltype([](Policy& p) { p.optimizer.kind = OptimizerKind::one_bit_lamb; })>);
+static_assert(!signs_depend_on_the_layout<true, true> && signs_depend_on_the_layout<true, false>);
+static_assert(!trust_ratios_are_of_whole_tensors<true, 1, 1> &&
+              !trust_ratios_are_of_whole_tensors<true, 0, 2> &&
+              trust_ratios_are_of_whole_tensors<true, 0, 1>);
 static_assert(valid<decltype([](Policy& p) { p.optimizer.kind = OptimizerKind::adam_l2; })>);
 static_assert(!sums_of_signs_are_of_whole_states<true, 1> &&
               sums_of_signs_are_of_whole_states<true, 0> &&

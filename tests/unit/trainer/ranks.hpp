@@ -77,9 +77,14 @@ struct Outcome {
   std::vector<double> losses, norms;  // of each step
   StepResult evaluated;               // of all ranks
   bool arena_is_the_plan = true;
+  bool ranks_agree = true;  // on what several of them have
+  bytes sent = 0;           // by one rank, in all steps
 };
 
-template <class T> void add_parts(T& trainer, Tensors& all) {
+/// False where another rank had other values.
+template <class T> bool add_parts(T& trainer, Tensors& all) {
+  constexpr float missing = -1e30f;
+  bool agree = true;
   const std::pair<State, const char*> states[] = {{State::weight, "weight "},
                                                   {State::first_moment, "first_moment "},
                                                   {State::second_moment, "second_moment "}};
@@ -88,9 +93,14 @@ template <class T> void add_parts(T& trainer, Tensors& all) {
       std::int64_t count = 1;
       for (const std::int64_t extent : part.shape) count *= extent;
       std::vector<float>& whole = all[prefix + part.name];
-      whole.resize(std::size_t(count), -1e30f);
-      std::copy(part.data, part.data + part.count, whole.begin() + part.first);
+      whole.resize(std::size_t(count), missing);
+      for (std::int64_t i = 0; i < part.count; ++i) {
+        float& at = whole[std::size_t(part.first + i)];
+        agree &= at == missing || at == part.data[i];
+        at = part.data[i];
+      }
     }
+  return agree;
 }
 
 /// Calls act(trainer) on all ranks of P at once. Throws what a rank threw.
@@ -135,12 +145,14 @@ template <class P, class B = Cpu> Outcome train(int count, int batches = 1 << 30
   on_all_ranks<P, B>([&](auto& trainer) {
     const auto results =
         steps(trainer, 0, count, {P::policy.batch, P::policy.model.vocabulary, batches});
+    const bytes sent = trainer.communicator().sent();
     Sentences held{P::policy.batch, P::policy.model.vocabulary, 5};
     StepResult evaluated;
     while (trainer.step().evaluate(held, evaluated)) {
     }
     const std::lock_guard lock(mutex);
-    add_parts(trainer, outcome.tensors);
+    outcome.ranks_agree &= add_parts(trainer, outcome.tensors);
+    outcome.sent = sent;
     outcome.losses.clear(), outcome.norms.clear();
     for (const StepResult& r : results)
       outcome.losses.push_back(r.loss()), outcome.norms.push_back(r.gradient_norm);

@@ -361,7 +361,7 @@ struct CpuReference {
   template <class Function> void run(const RunOnce<Function>& call) { call.function(); }
 
   void run(const PackSigns& call) {
-    *call.scale = sign_scale(*call.sum, call.count);
+    *call.scale = sign_scale(*call.sum, call.whole);
     for (std::int64_t i = 0; i < call.count; i += 8)
       call.bits[i / 8] = pack_signs(call.error + i, *call.scale);
   }
@@ -369,12 +369,12 @@ struct CpuReference {
   void run(const AddMeanOfSigns& call) {
     for (std::int64_t i = 0; i < call.count; ++i)
       call.to[i] +=
-          mean_of_signs(call.bits + i / 8, call.count / 8, call.scales, call.ranks, int(i % 8));
+          mean_of_signs(call.bits + i / 8, call.scales, call.stride, call.ranks, int(i % 8));
   }
 
   void run(const UnpackSigns& call) {
     for (std::int64_t i = 0; i < call.count; ++i)
-      call.to[i] = call.scales[i / call.chunk] * sign_of(call.bits[i / 8], int(i % 8));
+      call.to[i] = *call.scale * sign_of(call.bits[i / 8], int(i % 8));
   }
 
  private:

@@ -102,7 +102,7 @@ template <class Function> void compute(const RunOnce<Function>& call, const Thre
 }
 
 inline void compute(const PackSigns& call, const Threads& threads) {
-  const float scale = sign_scale(*call.sum, call.count);
+  const float scale = sign_scale(*call.sum, call.whole);
   each_piece(threads, call.count, [&](std::int64_t first, std::int64_t count) {
     for (std::int64_t i = first; i < first + count; i += 8)
       call.bits[i / 8] = pack_signs(call.error + i, scale);
@@ -114,14 +114,14 @@ inline void compute(const AddMeanOfSigns& call, const Threads& threads) {
   each_piece(threads, call.count, [&](std::int64_t first, std::int64_t count) {
     for (std::int64_t i = first; i < first + count; ++i)
       call.to[i] +=
-          mean_of_signs(call.bits + i / 8, call.count / 8, call.scales, call.ranks, int(i % 8));
+          mean_of_signs(call.bits + i / 8, call.scales, call.stride, call.ranks, int(i % 8));
   });
 }
 
 inline void compute(const UnpackSigns& call, const Threads& threads) {
   each_piece(threads, call.count, [&](std::int64_t first, std::int64_t count) {
     for (std::int64_t i = first; i < first + count; ++i)
-      call.to[i] = call.scales[i / call.chunk] * sign_of(call.bits[i / 8], int(i % 8));
+      call.to[i] = *call.scale * sign_of(call.bits[i / 8], int(i % 8));
   });
 }
 

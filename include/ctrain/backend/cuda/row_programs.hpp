@@ -110,7 +110,7 @@ struct PackSignBytes {
   std::int64_t blocks() const { return ceil_divide(call.count / 8, std::int64_t{threads}); }
   template <Block B> CTRAIN_HOST_DEVICE void operator()(B& block) const {
     const std::int64_t byte = block.index() * threads + block.thread();
-    const float scale = sign_scale(*call.sum, call.count);
+    const float scale = sign_scale(*call.sum, call.whole);
     if (byte == 0) *call.scale = scale;
     if (byte * 8 < call.count) call.bits[byte] = pack_signs(call.error + byte * 8, scale);
   }
@@ -122,7 +122,7 @@ struct AddMeanOfSignsOp {
   template <int N> CTRAIN_HOST_DEVICE void at(std::int64_t i) const {
     Values<N> value = load<N>(call.to + i);
     for (int j = 0; j < N; ++j)
-      value[j] += mean_of_signs(call.bits + (i + j) / 8, call.count / 8, call.scales, call.ranks,
+      value[j] += mean_of_signs(call.bits + (i + j) / 8, call.scales, call.stride, call.ranks,
                                 int((i + j) % 8));
     store(call.to + i, value);
   }
@@ -134,8 +134,7 @@ struct UnpackSignsOp {
   template <int N> CTRAIN_HOST_DEVICE void at(std::int64_t i) const {
     Values<N> value;
     for (int j = 0; j < N; ++j)
-      value[j] =
-          call.scales[(i + j) / call.chunk] * sign_of(call.bits[(i + j) / 8], int((i + j) % 8));
+      value[j] = *call.scale * sign_of(call.bits[(i + j) / 8], int((i + j) % 8));
     store(call.to + i, value);
   }
 };

@@ -1,0 +1,77 @@
+/// \file  What sums of one bit an element keep and send, tensor by tensor.   floor 3: memory
+#pragma once
+
+#include <ctrain/core/units.hpp>
+#include <ctrain/memory/buckets.hpp>
+#include <ctrain/model/parameters.hpp>
+#include <ctrain/policy/policy.hpp>
+
+#include <cstdint>
+#include <numeric>
+
+namespace ctrain {
+
+/// The sizes of a flat tensor's compression over `ranks`.
+struct SignLayout {
+  std::int64_t count = 0;  // of the tensor
+  int ranks = 1;
+
+  /// A chunk is whole bytes, and as DeepSpeed has it: count is padded to a multiple of
+  /// ranks * lcm(8, ranks).
+  constexpr std::int64_t padded() const {
+    return round_up(count, std::int64_t{ranks} * std::lcm(8, ranks));
+  }
+  constexpr std::int64_t chunk() const { return padded() / ranks; }
+  constexpr bytes chunk_bytes() const { return chunk() / 8; }
+  /// What a rank sends in one all-reduce: signs twice, to the servers and from its own, and two
+  /// scales, each to every other rank.
+  constexpr bytes bytes_sent() const {
+    return (ranks - 1) * 2 * (chunk_bytes() + bytes(sizeof(float)));
+  }
+  constexpr bytes error_bytes() const { return bytes(sizeof(float)) * (padded() + chunk()); }
+};
+
+/// All tensors of a model together. A message is [a scale for each tensor | its chunk's signs,
+/// tensor after tensor]; a rank sends one to each rank, and one more as the server of its chunk.
+struct SignTraffic {
+  int ranks = 1;
+  std::int64_t tensors = 0, padded = 0, chunk = 0, chunk_bytes = 0;
+
+  constexpr void add(std::int64_t elements, std::int64_t times) {
+    const SignLayout layout{elements, ranks};
+    tensors += times, padded += times * layout.padded();
+    chunk += times * layout.chunk(), chunk_bytes += times * layout.chunk_bytes();
+  }
+  constexpr bytes scales() const { return bytes(sizeof(float)) * tensors; }
+  constexpr bytes message() const { return round_up(scales() + chunk_bytes, 16); }
+
+  // where things stand, from the start of the optimizer's own memory ----------------------------
+
+  static constexpr bytes scratch = 256;  // sums of squares of one tensor
+  constexpr bytes worker_errors() const { return scratch; }
+  constexpr bytes server_errors() const { return worker_errors() + 4 * padded; }
+  constexpr bytes outgoing() const { return round_up(server_errors() + 4 * chunk, 16); }
+  constexpr bytes incoming() const { return outgoing() + ranks * message(); }
+  constexpr bytes means() const { return incoming() + ranks * message(); }
+  constexpr bytes size() const { return means() + ranks * message(); }
+};
+
+constexpr SignTraffic sign_traffic(const ParameterTable& t, int ranks) {
+  SignTraffic traffic{.ranks = ranks};
+  for (const Parameter& p : t.rows)
+    traffic.add(p.elements(), p.segment == Segment::block ? t.layers : 1);
+  return traffic;
+}
+
+/// Bytes that a rank's optimizer has beside its two moments.
+constexpr bytes optimizer_memory(const Policy& p, const ParameterTable& t) {
+  if (sends_signs(p.optimizer.kind) && p.parallel.data > 1)
+    return sign_traffic(t, p.parallel.data).size();
+  return is_adam(p.optimizer.kind) ? 0 : SignTraffic::scratch;
+}
+
+// Paddings for 2, 4 and 8 ranks: 16, 32 and 64 elements.
+static_assert(SignLayout{1, 2}.padded() == 16 && SignLayout{1, 4}.padded() == 32 &&
+              SignLayout{1, 8}.padded() == 64 && SignLayout{1, 3}.padded() == 72);
+
+}  // namespace ctrain

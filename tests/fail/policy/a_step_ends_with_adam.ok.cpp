@@ -1,8 +1,0 @@
-#include <ctrain/check.hpp>
-
-struct Mended {
-  static constexpr ctrain::Policy policy{.batch = {.packed_tokens = 2048},
-                                         .optimizer = {.kind = ctrain::OptimizerKind::adam_l2},
-                                         .device = ctrain::a100_40gb};
-};
-static_assert(ctrain::check<Mended>());

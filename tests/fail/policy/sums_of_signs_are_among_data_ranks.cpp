@@ -1,0 +1,13 @@
+// ERRORS: 1
+// EXPECT: error: .*invalid policy: a 1-bit optimizer compresses whole tensors of whole models
+// EXPECT: rule::sums_of_signs_are_among_data_ranks<(true, 2, 1>|.*Pipeline=1\])
+#include <ctrain/policy/presets.hpp>
+#include <ctrain/policy/rules.hpp>
+
+struct Broken {
+  static constexpr ctrain::Policy policy{.batch = {.packed_tokens = 2048},
+                                         .optimizer = {.kind = ctrain::OptimizerKind::one_bit_adam},
+                                         .parallel = {.data = 2, .tensor = 2},
+                                         .device = ctrain::a100_40gb};
+};
+static_assert(sizeof(ctrain::CheckPolicy<Broken>));
