@@ -32,6 +32,7 @@ def arguments():
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--repeats", type=int, default=6, help="steps in a round")
     p.add_argument("--modes", default="bf16,fp32")
+    p.add_argument("--only", default="", help="shapes whose name begins so")
     p.add_argument("--json")
     return p.parse_args()
 
@@ -55,6 +56,8 @@ def main():
     print(f"{'step':18} {'ours ms':>9} {'PyTorch ms':>11} {'ratio':>6}")
     for mode in args.modes.split(","):
         for name, shape in SHAPES:
+            if not name.startswith(args.only):
+                continue
             mine, other = [], []
             for _ in range(args.rounds):
                 mine.append(ours(args, f"{name}-{mode}"))
