@@ -43,7 +43,7 @@ struct MemoryPlan {
   bytes micro_batch = 0;  // what each micro-batch in flight keeps for itself; 0: there is one
   bytes saved = 0;        // all blocks' slots and the stream after them
   bytes step_bound = 0;   // no placement can be smaller: bytes alive at the worst moment
-  bytes runtime = 0;  // what the device's runtime and the communicator take, outside the arena
+  bytes runtime = 0;      // what the device's runtime and the communicator take, outside the arena
   Placement tensors[64]{};
   Placement stream_after_last{};
 

@@ -47,7 +47,7 @@ struct SignTraffic {
 
   // where things stand, from the start of the optimizer's own memory ----------------------------
 
-  static constexpr bytes scratch = 256;  // sums of squares of one tensor
+  static constexpr bytes scratch = 256;  // sums of squares and the like
   constexpr bytes worker_errors() const { return scratch; }
   constexpr bytes server_errors() const { return worker_errors() + 4 * padded; }
   constexpr bytes outgoing() const { return round_up(server_errors() + 4 * chunk, 16); }
@@ -63,11 +63,33 @@ constexpr SignTraffic sign_traffic(const ParameterTable& t, int ranks) {
   return traffic;
 }
 
+/// What 1-bit LAMB keeps on top: a few numbers for each tensor, a variance that goes on moving, and
+/// the momentum of the step before. Byte offsets from the start of the optimizer's own memory.
+struct OneBitLambLayout {
+  static constexpr bytes numbers = 32;  // of a tensor
+  bytes tensors = 0, variance = 0, before = 0, size = 0;
+};
+constexpr OneBitLambLayout one_bit_lamb_layout(const ParameterTable& t, const SignTraffic& traffic,
+                                               bytes start) {
+  std::int64_t elements = 0;  // each tensor's rounded up to whole vectors
+  for (const Parameter& p : t.rows)
+    elements += round_up(p.elements(), 16) * (p.segment == Segment::block ? t.layers : 1);
+  OneBitLambLayout layout;
+  layout.tensors = round_up(start, 64);
+  layout.variance = round_up(layout.tensors + OneBitLambLayout::numbers * traffic.tensors, 64);
+  layout.before = layout.variance + 4 * elements;
+  layout.size = layout.before + 4 * elements;
+  return layout;
+}
+
 /// Bytes that a rank's optimizer has beside its two moments.
 constexpr bytes optimizer_memory(const Policy& p, const ParameterTable& t) {
-  if (sends_signs(p.optimizer.kind) && p.parallel.data > 1)
-    return sign_traffic(t, p.parallel.data).size();
-  return is_adam(p.optimizer.kind) ? 0 : SignTraffic::scratch;
+  if (is_adam(p.optimizer.kind)) return 0;
+  const SignTraffic traffic = sign_traffic(t, p.parallel.data);
+  const bool sends = sends_signs(p.optimizer.kind) && p.parallel.data > 1;
+  const bytes size = sends ? traffic.size() : SignTraffic::scratch;
+  if (p.optimizer.kind != OptimizerKind::one_bit_lamb) return size;
+  return one_bit_lamb_layout(t, traffic, size).size;
 }
 
 // Paddings for 2, 4 and 8 ranks: 16, 32 and 64 elements.

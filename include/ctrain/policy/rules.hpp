@@ -309,8 +309,8 @@ struct a_loss_scale_moves_by_powers_of_two {
 };
 template <bool StepsHaveIt> struct a_step_knows_the_optimizer {
   static_assert(ctrain::a_step_knows_the_optimizer<StepsHaveIt>,
-                "invalid policy: backends have the programs of 1-bit LAMB and 0/1 Adam, but no "
-                "step runs them yet. Set optimizer.kind to one of the others.");
+                "invalid policy: backends have the programs of 0/1 Adam, but no step runs them "
+                "yet. Set optimizer.kind to one of the others.");
 };
 template <bool SendsSigns, int ZeroStage> struct sums_of_signs_are_of_whole_states {
   static_assert(ctrain::sums_of_signs_are_of_whole_states<SendsSigns, ZeroStage>,
@@ -602,7 +602,7 @@ inline constexpr bool keeps_every_rule =
                                          millionths(P::policy.precision.loss_scale.factor),
                                          P::policy.precision.loss_scale.window,
                                          P::policy.precision.loss_scale.hysteresis> &&
-     a_step_knows_the_optimizer<(P::policy.optimizer.kind <= OptimizerKind::one_bit_adam)> &&
+     a_step_knows_the_optimizer<(P::policy.optimizer.kind != OptimizerKind::zero_one_adam)> &&
      sums_of_signs_are_of_whole_states<sends_signs(P::policy.optimizer.kind),
                                        P::policy.zero.stage> &&
      sums_of_signs_are_among_data_ranks<sends_signs(P::policy.optimizer.kind),
@@ -723,7 +723,7 @@ struct CheckPolicy
                                                 millionths(P::policy.precision.loss_scale.factor),
                                                 P::policy.precision.loss_scale.window,
                                                 P::policy.precision.loss_scale.hysteresis>,
-      rule::a_step_knows_the_optimizer<(P::policy.optimizer.kind <= OptimizerKind::one_bit_adam)>,
+      rule::a_step_knows_the_optimizer<(P::policy.optimizer.kind != OptimizerKind::zero_one_adam)>,
       rule::sums_of_signs_are_of_whole_states<sends_signs(P::policy.optimizer.kind),
                                               P::policy.zero.stage>,
       rule::sums_of_signs_are_among_data_ranks<sends_signs(P::policy.optimizer.kind),

@@ -348,8 +348,10 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   void update(const Event& e) {
     if (is_skipped()) return;
     if (sums_signs_) update_.take_means();
+    update_.begin_tensors();
     for (int b = e.first; b < e.first + e.count; ++b)
       each_own_run(b, [&](const Run& run, const auto* gradient) { update_.run(run, gradient); });
+    update_.end_tensors();
   }
 
   /// What goes out once all ranks' records say that there is an update.

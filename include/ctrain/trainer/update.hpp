@@ -41,8 +41,17 @@ template <HasPolicy P, Backend B> class Update {
       adam(run, gradient, n, kind, true);
     else if constexpr (kind == OptimizerKind::lamb)
       lamb(run, gradient, n);
+    else if constexpr (kind == OptimizerKind::one_bit_lamb)
+      one_bit_lamb(run, gradient, n);
     else
       one_bit_adam(run, gradient, n);
+  }
+
+  /// What comes before and after all tensors of an update.
+  void begin_tensors() { tensor_ = 0, element_ = 0; }
+  void end_tensors() {
+    if constexpr (kind == OptimizerKind::one_bit_lamb)
+      if (numbers_.t == optimizer.compression.freeze_step) freeze();
   }
 
   /// Momentum follows this rank's own gradients, `each_gradient(visit(run, gradient))`; signs of it
@@ -54,9 +63,10 @@ template <HasPolicy P, Backend B> class Update {
       const SignLayout layout{run.count, traffic.ranks};
       float* const m = map_.at(State::first_moment, run);
       float* const error = floats(traffic.worker_errors() + 4 * at.padded, layout.padded());
+      keep_before(run, m, at);
       backend_.run(
           RunRows<FollowGradient, G>{FollowGradient(numbers_of(run)), {m}, run.count, gradient});
-      backend_.run(RunRows<AddToError>{{}, {error, m}, run.count});
+      add_to_error(run, error, m, at);
       const ExactSum* const sum = squares(error, layout.padded());
       for (int to = 0; to < traffic.ranks; ++to)
         backend_.run(PackSigns{signs(message_to(to), at), scale(message_to(to), at),
@@ -93,6 +103,8 @@ template <HasPolicy P, Backend B> class Update {
                                    scale(mean_of(server), at),
                                    std::min(layout.chunk(), run.count - first)});
       }
+      if constexpr (kind == OptimizerKind::one_bit_lamb)
+        backend_.run(RunRows<ScaleBack>{{tensor(at.tensor)}, {m}, run.count});
       backend_.run(RunRows<KeepWhereMoved>{{}, {m, map_.at(State::second_moment, run)}, run.count});
       at.pass(layout);
     });
@@ -110,9 +122,10 @@ template <HasPolicy P, Backend B> class Update {
  private:
   /// Where a tensor's share stands among those of all.
   struct Cursor {
-    std::int64_t tensor = 0, padded = 0, chunk = 0, chunk_bytes = 0;
+    std::int64_t tensor = 0, element = 0, padded = 0, chunk = 0, chunk_bytes = 0;
     void pass(const SignLayout& layout) {
       ++tensor;
+      element += round_up(layout.count, 16);
       padded += layout.padded(), chunk += layout.chunk(), chunk_bytes += layout.chunk_bytes();
     }
   };
@@ -172,6 +185,92 @@ template <HasPolicy P, Backend B> class Update {
                          run.count});
   }
 
+  // 1-bit LAMB -----------------------------------------------------------------------------------
+
+  static constexpr OneBitLambLayout lamb_layout =
+      one_bit_lamb_layout(GraphOf<P>::graph.parameters, traffic,
+                          ScheduleOf<P>::sends_signs ? traffic.size() : SignTraffic::scratch);
+
+  OneBitLambTensor* tensor(std::int64_t i) {
+    return map_.template optimizer<OneBitLambTensor>(
+        lamb_layout.tensors + OneBitLambLayout::numbers * i, sizeof(OneBitLambTensor));
+  }
+  float* moving_variance(std::int64_t element, const Run& run) {
+    return floats(lamb_layout.variance + 4 * element, round_up(run.count, 16));
+  }
+  float* momentum_before(std::int64_t element, const Run& run) {
+    return floats(lamb_layout.before + 4 * element, round_up(run.count, 16));
+  }
+  void copy(float* to, const float* from, const Run& run) {
+    backend_.run(CastForward<float>{to, from, int(round_up(run.count, 16) / 16), 16});
+  }
+  void keep_before(const Run& run, const float* m, const Cursor& at) {
+    if constexpr (kind == OptimizerKind::one_bit_lamb)
+      copy(momentum_before(at.element, run), m, run);
+  }
+  void add_to_error(const Run& run, float* error, float* m, const Cursor& at) {
+    if constexpr (kind == OptimizerKind::one_bit_lamb)
+      backend_.run(RunRows<AddScaledToError>{{tensor(at.tensor)}, {error, m}, run.count});
+    else
+      backend_.run(RunRows<AddToError>{{}, {error, m}, run.count});
+  }
+
+  /// LAMB without corrections while the trust ratio is averaged; then momentum alone follows the
+  /// gradient, and the averaged ratio is scaled by how a variance that still moves has changed.
+  template <class G>
+  void one_bit_lamb(const Run& run, const G* gradient, const OptimizerNumbers& n) {
+    OneBitLambTensor* const own = tensor(tensor_++);
+    const std::int64_t element = element_;
+    element_ += round_up(run.count, 16);
+    if (!as_in_paper && n.t == 1) return;
+    float *const w = map_.at(State::weight, run), *const m = map_.at(State::first_moment, run),
+                 *const v = map_.at(State::second_moment, run);
+    auto* const norms = map_.template optimizer<LambNorms>(0, sizeof(LambNorms));
+    const Direction by = plain_direction(n);
+    Direction moved = by;
+    moved.decay = 0;
+    backend_.run(Clear{norms, sizeof *norms});
+    if (n.t <= optimizer.compression.freeze_step) {
+      backend_.run(RunRows<FollowMoments, G>{FollowMoments(n), {m, v}, run.count, gradient});
+      backend_.run(SumOfSquares{&norms->weight, w, run.count});
+      backend_.run(SumSquaresOfRows<Direction>{&norms->update, by, {w, m, v}, run.count});
+      backend_.run(RunOnce<AverageTrust>{
+          {own, norms, optimizer.trust_ratio, optimizer.compression.coefficient_beta}});
+      backend_.run(RunRows<DescendByTrust>{
+          {{by, n.learning_rate}, optimizer.trust_ratio, norms}, {w, m, v}, run.count});
+      return;
+    }
+    float *const moving = moving_variance(element, run), *const before =
+                                                             momentum_before(element, run);
+    if (!sums_signs(n.t)) {
+      copy(before, m, run);
+      backend_.run(RunRows<FollowGradient, G>{FollowGradient(n), {m}, run.count, gradient});
+    }
+    backend_.run(RunRows<FollowMomentum>{FollowMomentum(n), {moving, m, before}, run.count});
+    backend_.run(SumSquaresOfRows<Direction>{&norms->weight, moved, {w, m, v}, run.count});
+    backend_.run(SumSquaresOfRows<Direction>{&norms->update, by, {w, m, v}, run.count});
+    backend_.run(
+        LargestOfRows<VarianceRatio>{&own->largest_ratio, {n.epsilon}, {v, moving}, run.count});
+    backend_.run(RunOnce<TakeFactor>{{own, norms, n.weight_decay > 0, optimizer.compression}});
+    backend_.run(RunRows<DescendByCoefficient>{{{by, n.learning_rate}, own}, {w, m, v}, run.count});
+  }
+
+  /// The variance that moves on starts where the other is frozen; tensors' momenta are measured.
+  void freeze() {
+    auto* const mean = map_.template optimizer<float>(128, sizeof(float));
+    backend_.run(Clear{mean, sizeof *mean});
+    Cursor at;
+    each_tensor([&](const Run& run) {
+      const float* const m = map_.at(State::first_moment, run);
+      copy(moving_variance(at.element, run), map_.at(State::second_moment, run), run);
+      backend_.run(RunOnce<TakeRoot>{
+          {tensor(at.tensor), squares(m, run.count), run.count, traffic.tensors, mean}});
+      at.pass({run.count, traffic.ranks});
+    });
+    for (std::int64_t i = 0; i < traffic.tensors; ++i)
+      backend_.run(RunOnce<TakeMeanRoot>{{tensor(i), mean}});
+  }
+
   template <class Visit> void each_tensor(Visit&& visit) {
     for (int b = 0; b < map_.layout().buckets.size; ++b) map_.each_run(b, false, visit);
   }
@@ -201,6 +300,7 @@ template <HasPolicy P, Backend B> class Update {
   B& backend_;
   Map& map_;
   OptimizerNumbers numbers_;
+  std::int64_t tensor_ = 0, element_ = 0;  // of the next tensor of an update
 };
 
 }  // namespace ctrain

@@ -1,5 +1,5 @@
 // ERRORS: 1
-// EXPECT: error: .*invalid policy: backends have the programs of 1-bit LAMB and 0/1 Adam
+// EXPECT: error: .*invalid policy: backends have the programs of 0/1 Adam, but no step
 // EXPECT: rule::a_step_knows_the_optimizer<(false>|.*StepsHaveIt=false\])
 #include <ctrain/policy/presets.hpp>
 #include <ctrain/policy/rules.hpp>

@@ -80,6 +80,17 @@ TEST_CASE("trainer.optimizers.one_bit_adam_has_one_model_and_learns_as_adamw_doe
   }
 }
 
+TEST_CASE("trainer.optimizers.one_bit_lamb_has_one_model_and_learns_as_lamb_does") {
+  const ranks::Outcome lamb = ranks::train<On<K::lamb, 2>>(80);
+  const ranks::Outcome one = ranks::train<On<K::one_bit_lamb, 1>>(80);
+  const ranks::Outcome two = ranks::train<On<K::one_bit_lamb, 2>>(80);
+  for (const ranks::Outcome* outcome : {&one, &two}) {
+    CHECK(outcome->ranks_agree);
+    CHECK(outcome->arena_is_the_plan);
+    CHECK(mean_of_last(outcome->losses, 10) < mean_of_last(lamb.losses, 10) + 0.02);
+  }
+}
+
 TEST_CASE("trainer.optimizers.one_bit_adam_sends_what_its_messages_hold") {
   const bytes before = ranks::train<OneBitOnTwo>(20).sent;
   const bytes after = ranks::train<OneBitOnTwo>(22).sent;

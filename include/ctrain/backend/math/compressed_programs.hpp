@@ -32,26 +32,20 @@ struct KeepWhereMoved {
   }
 };
 
-/// x = factor x.
-struct Scale {
-  static constexpr int states = 1, written = 1;
-  static constexpr bool takes_gradient = false;
-  float factor = 1;
-
-  CTRAIN_HOST_DEVICE Scale ready() const { return *this; }
-  template <class Real> CTRAIN_HOST_DEVICE void step(Real (&x)[states], Real) const {
-    x[0] = x[0] * Real(factor);
-  }
-};
-
 // 1-bit LAMB -------------------------------------------------------------------------------------
 
-/// What a tensor keeps beside its moments.
+/// What a tensor keeps beside its moments. All zero at start.
 struct OneBitLambTensor {
-  float coefficient = 0;  // moving average of the trust ratio
-  float factor = 1;       // of the last step, from the variance that still moves
-  float scaling = 1;      // of the momentum before it is compressed
+  float coefficient = 0;    // moving average of the trust ratio
+  float factor = 0;         // of the last step, from the variance that still moves; 0: no step yet
+  float root = 0;           // root mean square of the momentum where the variance was frozen
+  float mean_root = 0;      // the mean of all tensors'
+  float largest_ratio = 0;  // of the variances, in this step
+
+  /// Of the momentum before it is compressed: brings tensors to one size.
+  CTRAIN_HOST_DEVICE float scaling() const { return root > 0 ? mean_root / root : 1.0f; }
 };
+static_assert(sizeof(OneBitLambTensor) <= 32);
 
 /// Averages this step's trust ratio; a ratio of 1 counts as none, as in DeepSpeed.
 CTRAIN_HOST_DEVICE constexpr float coefficient_after(float coefficient, float ratio, float beta) {
@@ -102,6 +96,85 @@ CTRAIN_HOST_DEVICE constexpr float factor_after(float last, float largest, float
   factor = within(factor, by.factor_least, by.factor_most);
   return within(factor, last * (1 - by.factor_step), last * (1 + by.factor_step));
 }
+
+/// e += scaling m: what a rank compresses of a tensor.
+struct AddScaledToError {
+  static constexpr int states = 2, written = 1;
+  static constexpr bool takes_gradient = false;
+  const OneBitLambTensor* tensor = nullptr;
+  float scaling = 1;
+
+  CTRAIN_HOST_DEVICE AddScaledToError ready() const { return {nullptr, tensor->scaling()}; }
+  template <class Real> CTRAIN_HOST_DEVICE void step(Real (&x)[states], Real) const {
+    x[0] = x[0] + Real(scaling) * x[1];
+  }
+};
+/// m = m / scaling: the way back.
+struct ScaleBack {
+  static constexpr int states = 1, written = 1;
+  static constexpr bool takes_gradient = false;
+  const OneBitLambTensor* tensor = nullptr;
+  float factor = 1;
+
+  CTRAIN_HOST_DEVICE ScaleBack ready() const { return {nullptr, 1.0f / tensor->scaling()}; }
+  template <class Real> CTRAIN_HOST_DEVICE void step(Real (&x)[states], Real) const {
+    x[0] = x[0] * Real(factor);
+  }
+};
+
+/// Once: this step's trust ratio joins the average.
+struct AverageTrust {
+  OneBitLambTensor* tensor = nullptr;
+  const LambNorms* norms = nullptr;
+  TrustRatio bounds;
+  float beta = 0;
+  CTRAIN_HOST_DEVICE void operator()() const {
+    tensor->coefficient = coefficient_after(tensor->coefficient, trust_ratio(*norms, bounds), beta);
+  }
+};
+/// Once: the root mean square of a tensor's momentum, and its part of the mean of `tensors` of
+/// them.
+struct TakeRoot {
+  OneBitLambTensor* tensor = nullptr;
+  const ExactSum* squares = nullptr;
+  std::int64_t count = 0, tensors = 1;
+  float* mean = nullptr;
+  CTRAIN_HOST_DEVICE void operator()() const {
+    tensor->root = float(std::sqrt(squares->value() / double(count)));
+    *mean += tensor->root / float(tensors);
+  }
+};
+/// Once: the mean is known.
+struct TakeMeanRoot {
+  OneBitLambTensor* tensor = nullptr;
+  const float* mean = nullptr;
+  CTRAIN_HOST_DEVICE void operator()() const { tensor->mean_root = *mean; }
+};
+/// Once: the factor of this step. `norms->weight` is of the update without decay.
+struct TakeFactor {
+  OneBitLambTensor* tensor = nullptr;
+  const LambNorms* norms = nullptr;
+  bool decays = false;
+  Compression by;
+  CTRAIN_HOST_DEVICE void operator()() const {
+    const float last = tensor->factor > 0 ? tensor->factor : 1.0f;
+    tensor->factor =
+        factor_after(last, tensor->largest_ratio, float(std::sqrt(norms->weight.value())),
+                     float(std::sqrt(norms->update.value())), decays, by);
+    tensor->largest_ratio = 0;
+  }
+};
+/// w -= rate coefficient factor u(w, m, v).
+struct DescendByCoefficient {
+  static constexpr int states = 3, written = 1;
+  static constexpr bool takes_gradient = false;
+  Descend descend;
+  const OneBitLambTensor* tensor = nullptr;
+
+  CTRAIN_HOST_DEVICE Descend ready() const {
+    return {descend.direction, descend.rate * tensor->coefficient * tensor->factor};
+  }
+};
 
 // 0/1 Adam ---------------------------------------------------------------------------------------
 
