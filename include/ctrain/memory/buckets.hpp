@@ -6,7 +6,6 @@
 #include <ctrain/policy/policy.hpp>
 
 #include <cstdint>
-#include <string_view>
 
 namespace ctrain {
 
@@ -74,25 +73,10 @@ struct StateShares {
 
 // functions --------------------------------------------------------------------------------------
 
-/// Elements of a parameter that one of `tensor` ranks holds: rows of the word table, of query, key,
-/// value and the first feed-forward matrix with their biases; columns of the two output matrices;
-/// all of anything else.
-constexpr std::int64_t elements_on_rank(const Parameter& p, int tensor) {
-  for (const std::string_view split :
-       {"word_embeddings.weight", "self.query.", "self.key.", "self.value.", "intermediate.dense.",
-        "attention.output.dense.weight"})
-    if (p.name.find(split) != std::string_view::npos) return p.elements() / tensor;
-  if (p.name == "output.dense.weight") return p.elements() / tensor;
-  return p.elements();
-}
-
-/// Elements of one unit on one rank, each tensor aligned as in the flat vector.
-constexpr std::int64_t unit_elements(const ParameterTable& t, Segment segment, int tensor) {
-  std::int64_t sum = 0;
-  for (int i = 0; i < t.rows.size; ++i)
-    if (t.rows.rows[i].segment == segment)
-      sum += round_up(elements_on_rank(t.rows.rows[i], tensor), 16);
-  return sum;
+/// Elements of one unit, each tensor aligned as in the flat vector.
+constexpr std::int64_t unit_elements(const ParameterTable& t, Segment segment) {
+  if (segment == Segment::block) return t.block_size;
+  return segment == Segment::embedding ? t.embedding_size : t.head_size;
 }
 
 /// The part of the model that a unit is.
@@ -100,10 +84,9 @@ constexpr Segment segment_of(const ParameterTable& t, int unit) {
   return unit == 0 ? Segment::embedding : unit > t.layers ? Segment::head : Segment::block;
 }
 /// Elements before a unit in its bucket.
-constexpr std::int64_t offset_in_bucket(const ParameterTable& t, const Bucket& bucket, int tensor,
-                                        int unit) {
+constexpr std::int64_t offset_in_bucket(const ParameterTable& t, const Bucket& bucket, int unit) {
   std::int64_t sum = 0;
-  for (int u = bucket.first; u < unit; ++u) sum += unit_elements(t, segment_of(t, u), tensor);
+  for (int u = bucket.first; u < unit; ++u) sum += unit_elements(t, segment_of(t, u));
   return sum;
 }
 
@@ -117,8 +100,9 @@ constexpr std::int64_t norm_elements(const ParameterTable& t, Segment segment) {
   return sum;
 }
 
-/// Blocks are dealt evenly; the first stage also has the embedding and the last one the head.
-/// Buckets fill from the head down, in whole units, until each has at least `bucket` bytes.
+/// `t` is what a tensor rank holds. Blocks are dealt evenly; the first stage also has the embedding
+/// and the last one the head. Buckets fill from the head down, in whole units, until each has at
+/// least `bucket` bytes.
 constexpr StageLayout stage_layout(const ParameterTable& t, const Grid& grid, bytes bucket,
                                    ElementBytes size, int stage) {
   const int blocks = t.layers / grid.pipeline;
@@ -127,9 +111,9 @@ constexpr StageLayout stage_layout(const ParameterTable& t, const Grid& grid, by
                      .first = stage == 0 ? 0 : 1 + stage * blocks,
                      .units = blocks + (stage == 0) + head,
                      .buckets = {}};
-  const std::int64_t embedding_size = unit_elements(t, Segment::embedding, grid.tensor),
-                     block_size = unit_elements(t, Segment::block, grid.tensor),
-                     head_size = unit_elements(t, Segment::head, grid.tensor),
+  const std::int64_t embedding_size = unit_elements(t, Segment::embedding),
+                     block_size = unit_elements(t, Segment::block),
+                     head_size = unit_elements(t, Segment::head),
                      embedding_norms = norm_elements(t, Segment::embedding),
                      block_norms = norm_elements(t, Segment::block);
   const int least_units = (layout.units + most_buckets - 1) / most_buckets;

@@ -179,6 +179,10 @@ template <class P> struct GraphOf {
   static constexpr Graph graph = derive_graph(P::policy);
   static_assert(every_parameter_has_one_gradient(graph),
                 "internal: a parameter has no gradient, or two");
+  static_assert(P::policy.parallel.tensor == 1 ||
+                    tensor_rank_does_what_the_model_does(derive_whole_graph(P::policy), graph,
+                                                         P::policy.parallel.sequence),
+                "internal: a tensor rank's programs are not the model's");
 };
 
 /// The plan of one rank of a pipeline stage, and its proofs.

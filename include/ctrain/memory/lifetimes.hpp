@@ -30,6 +30,7 @@ struct Lifetime {
   bool written_by_embedding = false;
   bool written_by_block = false;  // in forward
   bool written_again = false;     // in backward, by a recomputed op or as a workspace
+  bool read_later = false;        // by any backward, as forward wrote it
   bool read_by_backward = false;  // of the block, as forward wrote it: each block keeps its own
   bool written_by_head = false;   // in forward
   bool read_later = false;        // by any backward, as forward wrote it
@@ -61,7 +62,8 @@ inline constexpr bytes tensor_alignment = 64;
 
 /// Bytes of one instance of a tensor, at the policy's bounds, rounded up to the alignment.
 constexpr bytes size_of(const Tensor& t, const Policy& p) {
-  const std::int64_t rows = t.rows == Rows::tokens      ? p.batch.rows()
+  const std::int64_t rows = t.spread == Spread::rows    ? p.batch.rows() / p.parallel.tensor
+                            : t.rows == Rows::tokens    ? p.batch.rows()
                             : t.rows == Rows::sentences ? p.batch.sentence_bound()
                                                         : p.device.workers;
   return round_up(rows * t.cols * size_of(t.type), tensor_alignment);
@@ -148,6 +150,16 @@ struct Walker {
 
 }  // namespace lifetimes
 
+/// What the embedding keeps for its own backward stands below all blocks' slots, where nothing
+/// short-lived may stand: it lives from the first op to the last.
+constexpr void keep_what_the_embedding_saves(Lifetimes& l, const Graph& g) {
+  for (int i = 0; i < l.rows.size; ++i) {
+    Lifetime& row = l.rows.rows[i];
+    if (row.written_by_embedding && row.read_later && !g.tensors.rows[row.tensor].is_stream)
+      row.lives.rows[0] = {0, l.length - 1};
+  }
+}
+
 /// Where a block's backward does not read its input again, every block's input and output is one
 /// tensor: the output is written after the last read of the input.
 constexpr void merge_streams(Lifetimes& l, const Graph& g) {
@@ -197,6 +209,7 @@ constexpr Lifetimes lifetimes_of(const Graph& g, const Policy& p, int stage = 0)
     Lifetime& l = w.row_of(loss.outputs[k], g.forward_head);
     l.lives.rows[l.lives.size - 1].last = w.out.length - 1;
   }
+  keep_what_the_embedding_saves(w.out, g);
   merge_streams(w.out, g);
   if (split.grid.pipeline > 1)
     keep_for_each_micro_batch(w.out, g, split.order == PipelineOrder::zero_bubble);

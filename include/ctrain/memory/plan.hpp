@@ -234,7 +234,7 @@ constexpr bool is_saved_by_block(const Graph& g, const Lifetime& l) {
 
 /// True iff the embedding keeps it for its own backward: alive from the first op to the last.
 constexpr bool is_saved_by_embedding(const Graph& g, const Lifetime& l) {
-  return l.written_by_embedding && !g.tensors.rows[l.tensor].is_stream;
+  return l.written_by_embedding && l.read_later && !g.tensors.rows[l.tensor].is_stream;
 }
 
 /// What is fixed first, from the start of `step`.

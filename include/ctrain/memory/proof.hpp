@@ -92,8 +92,7 @@ constexpr bool every_parameter_has_one_gradient(const Graph& g) {
   for (const Program* program : {&g.backward_head, &g.backward_block, &g.backward_embedding})
     for (int i = 0; i < program->ops.size; ++i) {
       const Op& op = program->ops.rows[i];
-      const bool qkv = op.kind == OpKind::linear_backward_weight && op.out == 3 * op.in &&
-                       op.bias - op.parameter == 3;
+      const bool qkv = op.kind == OpKind::linear_backward_weight && op.bias - op.parameter == 3;
       const int span = qkv || op.kind == OpKind::embed_backward ? 3 : 1;
       if (op.kind != OpKind::linear_backward_weight && op.kind != OpKind::layer_norm_backward &&
           op.kind != OpKind::embed_backward)

@@ -3,6 +3,7 @@
 
 #include <ctrain/model/encoder.hpp>
 #include <ctrain/model/graph.hpp>
+#include <ctrain/model/tensor_parallel.hpp>
 
 #include <string_view>
 
@@ -174,9 +175,9 @@ constexpr void write_elsewhere(Graph& g, Program& again, Program& backward) {
     }
 }
 
-/// The whole step of a policy: forward tables and the backward tables derived from them. The
-/// gradient of the stream lives in one tensor, which each block takes and leaves.
-constexpr Graph derive_graph(const Policy& p) {
+/// The step of one rank that has the whole model: forward tables and the backward tables derived
+/// from them. The gradient of the stream lives in one tensor, which each block takes and leaves.
+constexpr Graph derive_whole_graph(const Policy& p) {
   Graph g = forward_graph(p);
   BackwardWriter head{g, g.backward_head};
   head.derive_all(g.forward_head);
@@ -189,6 +190,11 @@ constexpr Graph derive_graph(const Policy& p) {
   embedding.gradients[g.stream] = g.d_stream;
   embedding.derive_all(g.forward_embedding);
   return g;
+}
+
+/// The step of one of a policy's ranks.
+constexpr Graph derive_graph(const Policy& p) {
+  return graph_of_tensor_rank(derive_whole_graph(p), p);
 }
 
 }  // namespace ctrain

@@ -27,6 +27,10 @@ enum class OpKind : std::uint8_t {
   select_first,
   tanh,
   cross_entropy,
+  // what tensor ranks exchange; never in a table of the whole model
+  all_reduce,
+  all_gather,
+  reduce_scatter,
   // what backward consists of; never in a forward table
   embed_backward,
   layer_norm_backward,
@@ -45,9 +49,14 @@ enum class OpKind : std::uint8_t {
 /// What a tensor's first dimension counts.
 enum class Rows : std::uint8_t { tokens, sentences, workers };
 
+/// What each of several tensor ranks has of an activation: all of it, some rows, some columns, or a
+/// summand of it.
+enum class Spread : std::uint8_t { whole, rows, features, summand };
+
 inline constexpr int no_tensor = -1;
 
 /// An activation, or the gradient of one. Parameters and their gradients are not in this table.
+/// `cols` is what this rank has of them; of a tensor whose rows are spread it has an equal part.
 struct Tensor {
   std::string_view name;
   DType type = DType::fp32;
@@ -56,6 +65,7 @@ struct Tensor {
   bool is_gradient = false;
   /// The residual stream between blocks: one instance before each block and one after the last.
   bool is_stream = false;
+  Spread spread = Spread::whole;
 };
 
 /// A use of a tensor. `shift` 1 means: of the next block (the stream that a block hands on).
@@ -67,7 +77,8 @@ struct Operand {
 
 /// One step of a program. Which operand is which is fixed by kind (see encoder.hpp and
 /// backward.hpp). In a forward op, inputs[0] is the differentiable input, inputs[1] a dropout_add's
-/// residual.
+/// residual. all_reduce works in place; all_gather takes a rank's rows and writes all;
+/// reduce_scatter takes a summand, which it destroys (outputs[1]), and writes the rank's rows.
 struct Op {
   OpKind kind = OpKind::embed;
   Operand inputs[4]{};
@@ -95,5 +106,10 @@ struct Graph {
   int stream = no_tensor;    // (tokens, hidden)
   int d_stream = no_tensor;  // its gradient, one instance for all blocks
 };
+
+/// True iff tensor ranks meet at the op.
+constexpr bool is_exchange(OpKind kind) {
+  return kind >= OpKind::all_reduce && kind <= OpKind::reduce_scatter;
+}
 
 }  // namespace ctrain

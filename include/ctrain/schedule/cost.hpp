@@ -5,7 +5,6 @@
 #include <ctrain/policy/policy.hpp>
 #include <ctrain/schedule/collectives.hpp>
 #include <ctrain/schedule/events.hpp>
-#include <ctrain/schedule/tensor.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -75,19 +74,38 @@ constexpr Cost cost_of(Collective kind, int members, bytes payload) {
           .messages = double(messages_sent(kind, members))};
 }
 
-/// One op on one of `tensor` ranks. Every row attends `batch.length` keys, which is exact for
-/// padded batches and a bound for packed ones. Embedding, norms and the like cost the bytes they
-/// touch.
+/// Elements of a tensor that all tensor ranks have together, or each of them, at the policy's
+/// bounds. A workspace has none.
+constexpr double elements_of(const Tensor& t, const Policy& p) {
+  const double rows = t.rows == Rows::tokens      ? p.batch.rows()
+                      : t.rows == Rows::sentences ? p.batch.sentence_bound()
+                                                  : 0;
+  return rows * t.cols / (t.spread == Spread::rows ? p.parallel.tensor : 1);
+}
+
+/// Bytes that travel whole through an exchange of tensor ranks: the larger of what it takes and
+/// makes.
+constexpr bytes payload_of(const Graph& g, const Op& op, const Policy& p) {
+  const Tensor& t =
+      g.tensors.rows[(op.kind == OpKind::all_gather ? op.outputs : op.inputs)->tensor];
+  return bytes(elements_of(t, p)) * size_of(t.type);
+}
+
+/// The collective that an op is; ops that are none have no business here.
+constexpr Collective collective_of(OpKind kind) {
+  return kind == OpKind::all_reduce   ? Collective::all_reduce
+         : kind == OpKind::all_gather ? Collective::all_gather
+                                      : Collective::reduce_scatter;
+}
+/// One op on one rank. Every row attends `batch.length` keys, which is exact for padded batches and
+/// a bound for packed ones. Embedding, norms and the like cost the bytes they touch, exchanges the
+/// bytes they send.
 constexpr Cost cost_of(const Graph& g, const Op& op, const Policy& p) {
+  if (is_exchange(op.kind))
+    return cost_of(collective_of(op.kind), p.parallel.tensor, payload_of(g, op, p));
   const auto elements = [&](Operand x) {
-    if (x.tensor == no_tensor) return 0.0;
-    const Tensor& t = g.tensors.rows[x.tensor];
-    const double rows = t.rows == Rows::tokens      ? p.batch.rows()
-                        : t.rows == Rows::sentences ? p.batch.sentence_bound()
-                                                    : 0;
-    return rows * t.cols;
+    return x.tensor == no_tensor ? 0.0 : elements_of(g.tensors.rows[x.tensor], p);
   };
-  const double tensor = p.parallel.tensor, rows = p.batch.rows();
   Cost c;
   for (const Operand& x : op.inputs)
     if (x.tensor != no_tensor)
@@ -95,58 +113,44 @@ constexpr Cost cost_of(const Graph& g, const Op& op, const Policy& p) {
   for (const Operand& y : op.outputs)
     if (y.tensor != no_tensor)
       c.bytes_moved += elements(y) * size_of(g.tensors.rows[y.tensor].type);
-  const bool split = op.parameter >= 0 &&
-                     split_of_matrix(g.parameters.rows.rows[op.parameter]) != MatrixSplit::none;
   switch (op.kind) {
     case OpKind::linear:
     case OpKind::linear_backward_input:
     case OpKind::linear_backward_weight: {
       const double through = op.kind == OpKind::linear ? elements(op.inputs[0]) / op.in
                                                        : elements(op.inputs[0]) / op.out;
-      c.flops = 2.0 * through * op.in * op.out / (split ? tensor : 1);
-      c.bytes_moved += 4.0 * op.in * op.out / (split ? tensor : 1);
+      c.flops = 2.0 * through * op.in * op.out;
+      c.bytes_moved += 4.0 * op.in * op.out;
       return c;
     }
     case OpKind::attention:  // two products a head; backward makes one again and has four
-      c.flops = 4.0 * rows * p.batch.length * p.model.hidden / tensor;
+      c.flops = 4.0 * elements(op.outputs[0]) * p.batch.length;
       return c;
     case OpKind::attention_backward:
-      c.flops = 10.0 * rows * p.batch.length * p.model.hidden / tensor;
+      c.flops = 10.0 * elements(op.inputs[0]) * p.batch.length;
       return c;
     default:
       return c;
   }
 }
 
-constexpr Cost cost_of(const Graph& g, const Meetings& meetings, const Policy& p) {
-  Cost sum;
-  if (p.parallel.tensor > 1)
-    for (const Meeting& m : meetings.list)
-      sum += cost_of(m.kind, p.parallel.tensor, payload_of(g, m, p));
-  return sum;
-}
-
 /// Forward, and backward with its gradients of weights apart.
-constexpr UnitCost cost_of_unit(const Graph& g, const Program& forward, const Meetings& f,
-                                const Program& backward, const Meetings& b, const Policy& p) {
-  UnitCost cost{cost_of(g, f, p), cost_of(g, b, p), {}};
+constexpr UnitCost cost_of_unit(const Graph& g, const Program& forward, const Program& backward,
+                                const Policy& p) {
+  UnitCost cost;
   for (const Op& op : forward.ops) cost.forward += cost_of(g, op, p);
   for (const Op& op : backward.ops)
     (op.kind == OpKind::linear_backward_weight ? cost.backward_weight : cost.backward_input) +=
         cost_of(g, op, p);
-  if (p.recompute == Recompute::full && forward.segment == Segment::block) {
+  if (p.recompute == Recompute::full && forward.segment == Segment::block)
     for (const Op& op : g.recompute_block.ops) cost.backward_input += cost_of(g, op, p);
-    cost.backward_input += cost_of(g, f, p);
-  }
   return cost;
 }
 
 constexpr UnitCosts unit_costs(const Graph& g, const Policy& p) {
-  const TensorPrograms t = tensor_programs(g, p.parallel.sequence);
-  return {cost_of_unit(g, g.forward_embedding, t.forward_embedding, g.backward_embedding,
-                       t.backward_embedding, p),
-          cost_of_unit(g, g.forward_block, t.forward_block, g.backward_block, t.backward_block, p),
-          cost_of_unit(g, g.forward_head, t.forward_head, g.backward_head, t.backward_head, p)};
+  return {cost_of_unit(g, g.forward_embedding, g.backward_embedding, p),
+          cost_of_unit(g, g.forward_block, g.backward_block, p),
+          cost_of_unit(g, g.forward_head, g.backward_head, p)};
 }
 
 /// One compute event. Update touches weight, gradient and both moments; accumulate two

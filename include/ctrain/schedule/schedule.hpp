@@ -6,7 +6,6 @@
 #include <ctrain/policy/rules.hpp>
 #include <ctrain/schedule/build.hpp>
 #include <ctrain/schedule/proof.hpp>
-#include <ctrain/schedule/tensor.hpp>
 
 #include <cstddef>
 #include <type_traits>
@@ -113,14 +112,7 @@ template <class P> struct ScheduleOf {
       training::capacity > sign_training::capacity ? training::capacity : sign_training::capacity;
   static constexpr const auto& schedule = training::schedule;
 
-  /// What tensor ranks exchange within the programs that compute events run.
-  static constexpr TensorPrograms meetings =
-      tensor_programs(GraphOf<P>::graph, P::policy.parallel.sequence);
-
-  static_assert(split.grid.tensor == 1 || meetings.consistent(),
-                "internal: an op finds an operand spread in the wrong way");
-  static_assert(split.grid.tensor == 1 ||
-                    meetings.backward_block.norm_gradients_are_summands == split.sequence,
+  static_assert(norms_alone_see_own_rows(GraphOf<P>::graph, split.sequence),
                 "internal: gradients of norms are summands that nobody adds up, or the reverse");
   static_assert(collectives_are_exact<split.grid.data>,
                 "internal: a collective over the data ranks is not what its exchanges do");

@@ -241,12 +241,11 @@ template <HasPolicy P, class Space = Arena> class MemoryMap {
     return segment == Segment::embedding ? 0 : segment == Segment::block ? 1 + layer : units - 1;
   }
   static constexpr std::int64_t unit_size(int unit) {
-    return unit_elements(graph.parameters, segment_of(graph.parameters, unit), split.grid.tensor);
+    return unit_elements(graph.parameters, segment_of(graph.parameters, unit));
   }
   std::int64_t start_of_unit(int unit) const {
     const int b = layout_.bucket_of(unit);
-    return layout_.start_of(b) +
-           offset_in_bucket(graph.parameters, layout_.buckets.rows[b], split.grid.tensor, unit);
+    return layout_.start_of(b) + offset_in_bucket(graph.parameters, layout_.buckets.rows[b], unit);
   }
   std::int64_t shard_start(int bucket) const { return layout_.start_of(bucket) / split.grid.data; }
 

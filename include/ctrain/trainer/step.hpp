@@ -341,8 +341,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   }
   /// What tensor ranks have in common counts once.
   bool counts_squares(const Run& run) const {
-    const Parameter& p = graph.parameters.rows[run.parameter];
-    return map_.at().tensor == 0 || elements_on_rank(p, split.grid.tensor) < p.elements();
+    return speaks_for(graph.parameters.rows[run.parameter], map_.at().tensor);
   }
 
   void update(const Event& e) {

@@ -61,6 +61,20 @@ static_assert(plan_memory(on(erlangshen_1b3, packed, Compute::fp32, Recompute::f
 static_assert(plan_memory(on(bert_base_chinese, packed, Compute::fp32, Recompute::full)).slot ==
               4LL * 2048 * (768 + 2));
 
+// Tensor ranks share the columns of wide tensors; norms, their inputs and the stream are whole on
+// each. With rows split as well, each keeps an equal part of everything.
+constexpr MemoryPlan on_tensor_ranks(int tensor, bool sequence) {
+  Policy p = on(erlangshen_1b3, packed);
+  p.parallel = {.tensor = tensor, .sequence = sequence};
+  return plan_memory(p);
+}
+static_assert(on_tensor_ranks(4, false).slot ==
+              4LL * 2048 * (4 * 2048 + 4 + ((3 + 1) * 2048 + 2 * 8192 + 8) / 4));
+static_assert(on_tensor_ranks(2, true).slot * 2 == big.slot &&
+              on_tensor_ranks(8, true).slot * 8 == big.slot);
+static_assert(on_tensor_ranks(8, true).parameters.size ==
+              round_up(parameters_of(erlangshen_1b3, 8).flat_size() * 4, 64));
+
 // Weights, gradients and both moments: 16 bytes a parameter, and the little that alignment takes.
 static_assert(big.parameters.size + big.gradients.size + big.optimizer_state() -
                   16 * parameters_of(erlangshen_1b3).count() <

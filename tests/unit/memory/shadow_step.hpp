@@ -77,7 +77,9 @@ class ShadowStep {
   }
   ctrain::bytes bytes_of(ctrain::Operand x) const {
     const ctrain::Tensor& t = tensor(x);
-    const ctrain::bytes rows = t.rows == ctrain::Rows::tokens      ? policy_.batch.rows()
+    const ctrain::bytes tokens =
+        policy_.batch.rows() / (t.spread == ctrain::Spread::rows ? policy_.parallel.tensor : 1);
+    const ctrain::bytes rows = t.rows == ctrain::Rows::tokens      ? tokens
                                : t.rows == ctrain::Rows::sentences ? policy_.batch.sentence_bound()
                                                                    : policy_.device.workers;
     return (rows * t.cols * ctrain::size_of(t.type) + line - 1) / line * line;

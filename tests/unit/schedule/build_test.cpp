@@ -95,8 +95,8 @@ static_assert(deep.buckets.rows[deep.buckets.size - 1].first == 0);
 constexpr std::int64_t unsplit_in_block(const ModelShape& m) {
   return 6 * std::int64_t{m.hidden};  // two norms, two output biases
 }
-static_assert(2 * unit_elements(parameters_1b3, Segment::block, 2) -
-                  unit_elements(parameters_1b3, Segment::block, 1) ==
+static_assert(2 * unit_elements(parameters_of(erlangshen_1b3, 2), Segment::block) -
+                  unit_elements(parameters_1b3, Segment::block) ==
               unsplit_in_block(erlangshen_1b3));
 
 /// How many forwards stand before the first backward, and how many micro-batches are kept at most.
