@@ -39,6 +39,10 @@ TEST_CASE("cuda.emulated.clear_agrees") {
   emulation::clear_agrees();
 }
 
+TEST_CASE("cuda.emulated.copy_agrees") {
+  emulation::copy_agrees();
+}
+
 TEST_CASE("cuda.emulated.embedding_has_the_same_bits") {
   emulation::embedding_agrees();
 }

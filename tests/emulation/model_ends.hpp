@@ -24,7 +24,7 @@ inline void embedding_agrees() {
         position(random.values<float>(std::size_t(positions) * width)),
         type(random.values<float>(std::size_t(types) * width)),
         dx(random.values<float>(rows * width));
-    for (const bool accumulate : {false, true})
+    for (const bool accumulate : {false, true}) {
       agrees(
           [&](auto& backend) {
             Buffer<float> x(rows * width), d_word(word.values()), d_position(position.values()),
@@ -38,6 +38,21 @@ inline void embedding_agrees() {
                                        d_type.floats()};
           },
           {0, 0, 0, 0});
+      // What one of several ranks has: some words, and no places.
+      const int first = at.vocabulary / 3, some = at.vocabulary - first - 1;
+      agrees(
+          [&](auto& backend) {
+            Buffer<float> x(rows * width), d_word(word.values()), d_position(position.values()),
+                d_type(type.values());
+            backend.run(EmbedForward{
+                x.data(), word.data(), nullptr, nullptr, batch.view(), hidden, {first, some}});
+            backend.run(EmbedBackward{d_word.data(), d_position.data(), d_type.data(), dx.data(),
+                                      batch.view(), some, positions, types, hidden, accumulate,
+                                      first});
+            return std::vector<Floats>{x.floats(), d_word.floats()};
+          },
+          {0, 0});
+    }
   }
 }
 
@@ -50,21 +65,26 @@ inline void head_agrees() {
                count = std::size_t(sentences);
     Buffer<float> x(random.values<float>(rows * width)), first(random.values<float>(count * width)),
         logits(random.values<float>(count * std::size_t(labels), 3));
+    const RowRange half{batch.rows / 2, batch.rows - batch.rows / 2};
     agrees(
         [&](auto& backend) {
-          Buffer<float> y(count * width), dx(rows * width), losses(count),
+          Buffer<float> y(count * width), dx(rows * width), some(count * width),
+              d_some(std::size_t(half.count) * width), losses(count),
               d_logits(count * std::size_t(labels));
           Buffer<std::int32_t> predictions(std::vector<std::int32_t>(count, -7));
           backend.run(SelectFirstForward{y.data(), x.data(), batch.view(), hidden});
           backend.run(SelectFirstBackward{dx.data(), first.data(), batch.view(), hidden});
+          backend.run(SelectFirstForward{some.data(), x.data(), batch.view(), hidden, half});
+          backend.run(SelectFirstBackward{d_some.data(), first.data(), batch.view(), hidden, half});
           backend.run(CrossEntropyForward{losses.data(), predictions.data(), logits.data(),
                                           batch.view(), labels});
           backend.run(
               CrossEntropyBackward{d_logits.data(), logits.data(), batch.view(), labels, 0.25f});
-          return std::vector<Floats>{y.floats(), dx.floats(), losses.floats(), predictions.floats(),
-                                     d_logits.floats()};
+          return std::vector<Floats>{y.floats(),           dx.floats(),       losses.floats(),
+                                     predictions.floats(), d_logits.floats(), some.floats(),
+                                     d_some.floats()};
         },
-        {0, 0, 1e-6, 0, 1e-6});
+        {0, 0, 1e-6, 0, 1e-6, 0, 0});
   }
 }
 

@@ -115,6 +115,21 @@ inline void clear_agrees() {
           {0});
 }
 
+inline void copy_agrees() {
+  for (const int count : {1, 15, 64, 77})
+    for (const int shift : {0, 3}) {
+      oracle::Random random(12);
+      Buffer<bf16> from(random.values<bf16>(std::size_t(count)), shift);
+      agrees(
+          [&](auto& backend) {
+            Buffer<bf16> to(std::size_t(count), shift);
+            backend.run(Copy{to.data(), from.data(), std::int64_t{2} * count});
+            return std::vector<Floats>{to.floats()};
+          },
+          {0});
+    }
+}
+
 inline void tanh_agrees() {
   for (const auto [rows, cols, shift] : shapes) {
     oracle::Random random(4);

@@ -82,6 +82,8 @@ template <class T> void elements(Bench& on) {
       on.report.compare(typed<T>("gelu"), y, share<T>);
       on.report.compare(typed<T>("gelu_backward"), dx, share<T>);
     }
+    on.run([&](auto at) { return Copy{at(y), at(x), std::int64_t(count * sizeof(T))}; });
+    on.report.compare("copy", y, 0);
     Pair<float> t = Pair<float>::output(count), dt = Pair<float>::output(count);
     on.run([&](auto at) { return TanhForward{at(t), at(wide), rows, cols}; });
     on.run([&](auto at) { return TanhBackward{at(dt), at(sum), at(t), rows, cols}; });
@@ -139,6 +141,18 @@ void model_ends(Bench& on) {
   on.report.compare("embed_backward word", word, 0);
   on.report.compare("embed_backward position", position, 0);
   on.report.compare("embed_backward type", type, 0);
+  // What one of several ranks has: some words, and no places.
+  const RowRange words{9, 15};
+  on.run([&](auto at) {
+    return EmbedForward{at(x), at(word), nullptr, nullptr, batch.view(at), hidden, words};
+  });
+  on.run([&](auto at) {
+    return EmbedBackward{at(word),       at(position), at(type),   at(dx),
+                         batch.view(at), words.count,  positions,  2,
+                         hidden,         true,         words.first};
+  });
+  on.report.compare("embed, some words", x, 0);
+  on.report.compare("embed_backward, some words", word, 0);
 
   Pair<float> first = Pair<float>::output(count * hidden), logits(random, count * labels, 3),
               losses = Pair<float>::output(count), d_logits = Pair<float>::output(count * labels);
@@ -153,6 +167,15 @@ void model_ends(Bench& on) {
   });
   on.report.compare("select_first", first, 0);
   on.report.compare("select_first_backward", dx, 0);
+  const RowRange half{batch.rows / 2, batch.rows - batch.rows / 2};
+  on.run([&](auto at) {
+    return SelectFirstForward{at(first), at(x), batch.view(at), hidden, half};
+  });
+  on.run([&](auto at) {
+    return SelectFirstBackward{at(dx), at(first), batch.view(at), hidden, half};
+  });
+  on.report.compare("select_first, some rows", first, 0);
+  on.report.compare("select_first_backward, some rows", dx, 0);
   on.report.compare("cross_entropy", losses, 1e-6);
   on.report.compare("cross_entropy predictions", predictions, 0);
   on.report.compare("cross_entropy_backward", d_logits, 1e-6);

@@ -29,10 +29,10 @@ concept Backend = RunsComputeType<B, float> && RunsComputeType<B, bf16> &&
     requires(B& backend, const EmbedForward& a, const EmbedBackward& b, const DropoutForward& c,
              const SelectFirstForward& d, const SelectFirstBackward& e, const TanhForward& f,
              const TanhBackward& g, const CrossEntropyForward& h, const CrossEntropyBackward& i,
-             const SumOfSquares& j, const AdamWUpdate& k, const Clear& l) {
+             const SumOfSquares& j, const AdamWUpdate& k, const Clear& l, const Copy& m) {
   backend.run(a), backend.run(b), backend.run(c), backend.run(d), backend.run(e);
   backend.run(f), backend.run(g), backend.run(h), backend.run(i), backend.run(j);
-  backend.run(k), backend.run(l);
+  backend.run(k), backend.run(l), backend.run(m);
   {backend.workers()};  // how many workspaces it may use at once
 };
 

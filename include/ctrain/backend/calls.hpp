@@ -3,10 +3,12 @@
 
 #include <ctrain/backend/batch.hpp>
 #include <ctrain/backend/math/sum_of_squares.hpp>
+#include <ctrain/core/config.hpp>
 #include <ctrain/core/philox.hpp>
 #include <ctrain/policy/policy.hpp>
 
 #include <cstdint>
+#include <limits>
 
 namespace ctrain {
 
@@ -17,28 +19,51 @@ namespace ctrain {
 // set, which adds to what stands there. Pointers to outputs and inputs are distinct except where a
 // comment allows it. The result of a call does not depend on the number of threads.
 
+// What one of several tensor ranks has of something is said by its first head, word or row; all of
+// it by default.
+
+/// Rows [first, first + count) of a table or of a micro-batch.
+struct RowRange {
+  std::int32_t first = 0;
+  std::int32_t count = std::numeric_limits<std::int32_t>::max();
+
+  CTRAIN_HOST_DEVICE constexpr bool has(std::int32_t row) const {
+    return std::uint32_t(row - first) < std::uint32_t(count);
+  }
+};
+
 /// Zeroes `size` bytes.
 struct Clear {
   void* at = nullptr;
   std::int64_t size = 0;
 };
 
+/// Copies `size` bytes.
+struct Copy {
+  void* to = nullptr;
+  const void* from = nullptr;
+  std::int64_t size = 0;
+};
+
 // embedding --------------------------------------------------------------------------------------
 
 /// x[r] = word[id[r]] + token_type[type[r]] + position[position[r]]  (Hugging Face, section
-/// "embeddings").
+/// "embeddings"). `word` holds the rows `words` of the table: other ids add nothing. Positions and
+/// types add nothing where both tables are null.
 struct EmbedForward {
   float* x = nullptr;                 // (rows, hidden)
-  const float* word = nullptr;        // (vocabulary, hidden)
+  const float* word = nullptr;        // (words.count, hidden)
   const float* position = nullptr;    // (positions, hidden)
   const float* token_type = nullptr;  // (token_types, hidden)
   BatchView batch;
   int hidden = 0;
+  RowRange words{};
 };
 
 /// Scatter-adds dx into the three tables' gradients; rows of one id are added in row order. Row 0
 /// of the word table (padding_idx) gets no gradient. Rows beyond the last sentence are left out.
-/// Without `accumulate` every table gradient is set to zero first.
+/// Without `accumulate` every table gradient is set to zero first. `d_word` begins with row
+/// `first_word` of the table and has `vocabulary` rows: other ids leave it alone.
 struct EmbedBackward {
   float* d_word = nullptr;        // (vocabulary, hidden)
   float* d_position = nullptr;    // (positions, hidden)
@@ -47,6 +72,9 @@ struct EmbedBackward {
   BatchView batch;
   int vocabulary = 0, positions = 0, token_types = 0, hidden = 0;
   bool accumulate = false;
+  int first_word = 0;
+
+  constexpr RowRange words() const { return {first_word, vocabulary}; }
 };
 
 // rows -------------------------------------------------------------------------------------------
@@ -168,7 +196,7 @@ template <class T> struct PrepareWeight {
   int out = 0, in = 0;
 };
 
-/// z = x W^T + bias.
+/// z = x W^T + bias; a null bias is none.
 template <class T> struct LinearForward {
   T* z = nullptr;        // (rows, out)
   const T* x = nullptr;  // (rows, in)
@@ -203,7 +231,8 @@ template <class T, class G = float> struct LinearBackwardWeight {
 /// Dao et al., arXiv 2205.14135). A row of qkv is [q | k | v], heads consecutive inside each.
 /// Queries: all rows of a sentence; keys: its first `lengths[s]` rows. Scores are scaled by
 /// 1 / sqrt(head_size). Probabilities are dropped after the softmax; the element of a draw is
-/// head * 4096 + key position, the token the query's. Rows of no sentence get 0 (lse 0).
+/// head * 4096 + key position, the token the query's. Rows of no sentence get 0 (lse 0). Of a
+/// model's heads these are `heads`, from `first_head` on; hidden is what they have of it.
 /// workspace: 2 * length * length floats per worker, workspace_workers of them.
 template <class T> struct AttentionForward {
   T* context = nullptr;    // (rows, hidden)
@@ -213,6 +242,7 @@ template <class T> struct AttentionForward {
   Dropout dropout;
   float* workspace = nullptr;
   int heads = 0, head_size = 0, length = 0, workspace_workers = 0;
+  int first_head = 0;
 };
 
 /// d_qkv from d_context; probabilities are computed again from qkv and lse. Rows of no sentence get
@@ -227,24 +257,30 @@ template <class T> struct AttentionBackward {
   Dropout dropout;
   float* workspace = nullptr;
   int heads = 0, head_size = 0, length = 0, workspace_workers = 0;
+  int first_head = 0;
 };
 
 // head -------------------------------------------------------------------------------------------
 
-/// first[s] = x[first_row[s]].
+/// first[s] = x[first_row[s]], where x holds the rows `rows` of the micro-batch; 0 where it does
+/// not have that one.
 struct SelectFirstForward {
   float* first = nullptr;    // (sentences, hidden)
   const float* x = nullptr;  // (rows, hidden)
   BatchView batch;
   int hidden = 0;
+  RowRange rows{};
 };
 
-/// dx = 0 everywhere but dx[first_row[s]] = d_first[s].
+/// dx = 0 everywhere but dx[first_row[s]] = d_first[s]; dx holds the rows `rows`.
 struct SelectFirstBackward {
   float* dx = nullptr;             // (rows, hidden)
   const float* d_first = nullptr;  // (sentences, hidden)
   BatchView batch;
   int hidden = 0;
+  RowRange rows{};
+
+  constexpr int row_count() const { return rows.count < batch.rows ? rows.count : batch.rows; }
 };
 
 struct TanhForward {

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <ctrain/backend/backend.hpp>
+#include <ctrain/backend/comm/single.hpp>
+#include <ctrain/backend/comm/transfer.hpp>
 #include <ctrain/trainer/memory_map.hpp>
 
 namespace ctrain {
@@ -17,17 +19,25 @@ struct MicroBatch {
 };
 
 /// Builds a backend call from one op of the planned tables and runs it. Walking a table with this
-/// is all that executing a step amounts to: what was planned and proved is what runs. `M` knows the
-/// addresses.
-template <HasPolicy P, Backend B, class M = MemoryMap<P, ArenaOf<B>>> class Dispatch {
+/// is all that executing a step amounts to: what was planned and proved is what runs. Sizes are
+/// those of one tensor rank; where its parts begin in the whole follows from its place in the grid.
+/// `M` knows the addresses.
+template <HasPolicy P, Backend B, class M = MemoryMap<P, ArenaOf<B>>, Communicator C = Single>
+class Dispatch {
   using Map = M;
   using T = typename Map::Compute;
   using BlockGradient = typename Map::BlockGradient;
   static constexpr const auto& graph = Map::graph;
   static constexpr const auto& shape = P::policy.model;
+  static constexpr int tensor_ranks = P::policy.parallel.tensor;
+  static constexpr int heads = P::policy.model.heads / tensor_ranks;
 
  public:
-  Dispatch(B& backend, Map& map) : backend_(backend), map_(map) {}
+  Dispatch(B& backend, Map& map, C& communicator)
+      : backend_(backend),
+        map_(map),
+        communicator_(communicator),
+        tensor_rank_(grid_of(P::policy.parallel).at(communicator.rank()).tensor) {}
 
   void run(const Op& op, Segment segment, int layer, const MicroBatch& m) {
     switch (op.kind) {
@@ -61,7 +71,7 @@ template <HasPolicy P, Backend B, class M = MemoryMap<P, ArenaOf<B>>> class Disp
       case OpKind::select_first:
         return backend_.run(SelectFirstForward{at<float>(op.outputs[0], layer),
                                                at<float>(op.inputs[0], layer), m.batch,
-                                               shape.hidden});
+                                               shape.hidden, row_range(op.inputs[0], m)});
       case OpKind::tanh:
         return backend_.run(TanhForward{at<float>(op.outputs[0], layer),
                                         at<float>(op.inputs[0], layer), rows(op.inputs[0], m),
@@ -107,15 +117,26 @@ template <HasPolicy P, Backend B, class M = MemoryMap<P, ArenaOf<B>>> class Disp
       case OpKind::select_first_backward:
         return backend_.run(SelectFirstBackward{at<float>(op.outputs[0], layer),
                                                 at<float>(op.inputs[0], layer), m.batch,
-                                                shape.hidden});
+                                                shape.hidden, row_range(op.outputs[0], m)});
       case OpKind::embed_backward:
         return embed_backward(op, layer, m);
+      case OpKind::all_reduce:
+        return exchange(Collective::all_reduce, op.inputs[0], layer, m);
+      case OpKind::all_gather:
+        copy(chunk(op.outputs[0], layer, m), at<std::byte>(op.inputs[0], layer), op.inputs[0], m);
+        return exchange(Collective::all_gather, op.outputs[0], layer, m);
+      case OpKind::reduce_scatter:
+        exchange(Collective::reduce_scatter, op.inputs[0], layer, m);
+        return copy(at<std::byte>(op.outputs[0], layer), chunk(op.inputs[0], layer, m),
+                    op.outputs[0], m);
     }
   }
 
-  /// Rows of a tensor that this micro-batch computes.
+  /// Rows of a tensor that this rank computes of this micro-batch.
   static int rows(Operand x, const MicroBatch& m) {
-    return graph.tensors[x.tensor].rows == Rows::sentences ? m.batch.sentences : m.batch.rows;
+    const Tensor& t = graph.tensors[x.tensor];
+    if (t.rows == Rows::sentences) return m.batch.sentences;
+    return t.spread == Spread::rows ? m.batch.rows / tensor_ranks : m.batch.rows;
   }
   static int cols(Operand x) { return graph.tensors[x.tensor].cols; }
 
@@ -124,32 +145,68 @@ template <HasPolicy P, Backend B, class M = MemoryMap<P, ArenaOf<B>>> class Disp
   float* weight(int index, int layer) { return map_.weight(index, layer); }
   float* gradient(int index, int layer) { return map_.gradient(index, layer); }
 
+  // what tensor ranks share ----------------------------------------------------------------------
+
+  /// Which rows of the micro-batch a tensor holds here.
+  RowRange row_range(Operand x, const MicroBatch& m) const {
+    const int count = rows(x, m);
+    return {graph.tensors[x.tensor].spread == Spread::rows ? tensor_rank_ * count : 0, count};
+  }
+  /// Rows of the word table that this rank has.
+  RowRange words() const { return {tensor_rank_ * map_.word_rows(), map_.word_rows()}; }
+  static bytes payload(Operand x, const MicroBatch& m) {
+    const Tensor& t = graph.tensors[x.tensor];
+    return bytes{rows(x, m)} * t.cols * size_of(t.type);
+  }
+  /// This rank's rows of a tensor that has all.
+  std::byte* chunk(Operand x, int layer, const MicroBatch& m) {
+    return at<std::byte>(x, layer) + payload(x, m) / tensor_ranks * tensor_rank_;
+  }
+  void copy(std::byte* to, const std::byte* from, Operand rows_of, const MicroBatch& m) {
+    backend_.run(Copy{to, from, payload(rows_of, m)});
+  }
+  /// Tensor ranks exchange what they have of x, and go on when all have it.
+  void exchange(Collective collective, Operand x, int layer, const MicroBatch& m) {
+    const Tensor& t = graph.tensors[x.tensor];
+    // A backend with a stream may hold a product back for what follows it: now it goes.
+    if constexpr (requires { backend_.stream(); }) backend_.stream();
+    communicator_.wait(communicator_.start({.collective = collective,
+                                            .group = Group::tensor,
+                                            .data = at<std::byte>(x, layer),
+                                            .size = payload(x, m),
+                                            .element = t.type,
+                                            .name = {.what = t.name.data()}}));
+  }
+
   static bool is_compute(Operand x) {
     return graph.tensors[x.tensor].type == P::policy.compute_type() &&
            P::policy.compute_type() != DType::fp32;
   }
 
-  static Dropout dropout(const Op& op, int layer, const MicroBatch& m) {
+  /// Rows of the operand know their tokens wherever they begin.
+  Dropout dropout(const Op& op, int layer, const MicroBatch& m) const {
     const bool attention = op.site == DropoutSite::attention_probability;
     const float probability = attention ? shape.attention_dropout : shape.hidden_dropout;
     Dropout d;
     d.key = {m.seed, m.step, std::uint32_t(layer) * 8 + std::uint32_t(op.site)};
     d.threshold = m.training ? dropout_threshold(probability) : 0;
-    d.row_keys = m.batch.row_keys;
+    d.row_keys = m.batch.row_keys + row_range(op.inputs[0], m).first;
     d.first_row = op.site == DropoutSite::pooled ? m.batch.first_row : nullptr;
     return d;
   }
 
   void embed(const Op& op, int layer, const MicroBatch& m) {
+    const bool adds_places = tensor_rank_ == 0;
     backend_.run(EmbedForward{at<float>(op.outputs[0], layer), weight(op.parameter, 0),
-                              weight(op.parameter + 1, 0), weight(op.parameter + 2, 0), m.batch,
-                              shape.hidden});
+                              adds_places ? weight(op.parameter + 1, 0) : nullptr,
+                              adds_places ? weight(op.parameter + 2, 0) : nullptr, m.batch,
+                              shape.hidden, words()});
   }
   void embed_backward(const Op& op, int layer, const MicroBatch& m) {
     backend_.run(EmbedBackward{gradient(op.parameter, 0), gradient(op.parameter + 1, 0),
                                gradient(op.parameter + 2, 0), at<float>(op.inputs[0], layer),
                                m.batch, map_.word_rows(), shape.positions, shape.token_types,
-                               shape.hidden, m.accumulate});
+                               shape.hidden, m.accumulate, words().first});
   }
   template <class Y> void layer_norm(const Op& op, int layer, const MicroBatch& m) {
     backend_.run(LayerNormForward<Y>{at<Y>(op.outputs[0], layer), at<float>(op.outputs[1], layer),
@@ -184,9 +241,12 @@ template <HasPolicy P, Backend B, class M = MemoryMap<P, ArenaOf<B>>> class Disp
         Clear{at<U>(x, layer) + rows * width, (all - rows) * width * std::int64_t(sizeof(U))});
     return all;
   }
+  /// Where ranks leave summands of a product, one of them adds the bias.
   template <class U> void linear(const Op& op, Segment segment, int layer, const MicroBatch& m) {
+    const bool sums = graph.parameters.rows[op.parameter].split == SplitAxis::cols;
     backend_.run(LinearForward<U>{at<U>(op.outputs[0], layer), at<U>(op.inputs[0], layer),
-                                  operand<U>(op, segment, layer), weight(op.bias, layer),
+                                  operand<U>(op, segment, layer),
+                                  sums && tensor_rank_ > 0 ? nullptr : weight(op.bias, layer),
                                   filled_rows<U>(op.inputs[0], layer, m)});
   }
   void linear_backward_input(const Op& op, Segment segment, int layer, const MicroBatch& m) {
@@ -211,19 +271,21 @@ template <HasPolicy P, Backend B, class M = MemoryMap<P, ArenaOf<B>>> class Disp
   void attention(const Op& op, int layer, const MicroBatch& m) {
     backend_.run(AttentionForward<T>{
         at<T>(op.outputs[0], layer), at<float>(op.outputs[1], layer), at<T>(op.inputs[0], layer),
-        m.batch, dropout(op, layer, m), at<float>(op.outputs[2], layer), shape.heads,
-        shape.head_size(), P::policy.batch.length, P::policy.device.workers});
+        m.batch, dropout(op, layer, m), at<float>(op.outputs[2], layer), heads, shape.head_size(),
+        P::policy.batch.length, P::policy.device.workers, tensor_rank_ * heads});
   }
   void attention_backward(const Op& op, int layer, const MicroBatch& m) {
     backend_.run(AttentionBackward<T>{
         at<T>(op.outputs[0], layer), at<T>(op.inputs[0], layer), at<T>(op.inputs[1], layer),
         at<T>(op.inputs[2], layer), at<float>(op.inputs[3], layer), m.batch, dropout(op, layer, m),
-        at<float>(op.outputs[1], layer), shape.heads, shape.head_size(), P::policy.batch.length,
-        P::policy.device.workers});
+        at<float>(op.outputs[1], layer), heads, shape.head_size(), P::policy.batch.length,
+        P::policy.device.workers, tensor_rank_ * heads});
   }
 
   B& backend_;
   Map& map_;
+  C& communicator_;
+  int tensor_rank_ = 0;
 };
 
 }  // namespace ctrain

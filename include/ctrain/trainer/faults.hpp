@@ -15,14 +15,14 @@ namespace ctrain {
 
 /// Looks through what a rank holds. Names are for people: "activation 'query key value' of block
 /// 3".
-template <HasPolicy P, Backend B> class Faults {
+template <HasPolicy P, Backend B, Communicator C = Single> class Faults {
   static constexpr const auto& policy = P::policy;
   static constexpr const auto& graph = GraphOf<P>::graph;
   static constexpr int layers = P::policy.model.layers;
   using Map = MemoryMap<P, ArenaOf<B>>;
 
  public:
-  Faults(Dispatch<P, B>& dispatch, Map& map, HostView<B>& host)
+  Faults(Dispatch<P, B, Map, C>& dispatch, Map& map, HostView<B>& host)
       : dispatch_(dispatch), map_(map), host_(host) {}
 
   [[noreturn]] static void raise(std::int64_t step, const std::string& what) {
@@ -111,7 +111,7 @@ template <HasPolicy P, Backend B> class Faults {
     return "";
   }
 
-  Dispatch<P, B>& dispatch_;
+  Dispatch<P, B, Map, C>& dispatch_;
   Map& map_;
   HostView<B>& host_;
 };

@@ -86,7 +86,9 @@ template <HasPolicy P, class Space = Arena> class MemoryMap {
   }
 
   /// Rows of the word table that an embedding sees.
-  static constexpr int word_rows() { return policy.model.vocabulary; }
+  static constexpr int word_rows() {
+    return P::policy.model.vocabulary / P::policy.parallel.tensor;
+  }
 
   /// An activation or its gradient, of the micro-batch in view.
   template <class T> T* tensor(Operand x, int layer) {

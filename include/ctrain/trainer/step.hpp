@@ -59,7 +59,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
       : backend_(backend),
         map_(map),
         communicator_(communicator),
-        dispatch_(backend, map),
+        dispatch_(backend, map, communicator),
         host_(backend, map.arena(), map.plan().communication.offset),
         faults_(dispatch_, map, host_),
         update_(backend, map) {
@@ -580,9 +580,9 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   B& backend_;
   Map& map_;
   C& communicator_;
-  Dispatch<P, B> dispatch_;
+  Dispatch<P, B, Map, C> dispatch_;
   HostView<B> host_;
-  Faults<P, B> faults_;
+  Faults<P, B, C> faults_;
   Update<P, B> update_;
   InFlight batches_[most_in_flight];
   int tickets_[ScheduleOf<P>::capacity]{};

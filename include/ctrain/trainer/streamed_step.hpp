@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ctrain/backend/backend.hpp>
+#include <ctrain/backend/comm/single.hpp>
 #include <ctrain/backend/cpu/update.hpp>
 #include <ctrain/backend/host/link.hpp>
 #include <ctrain/schedule/streaming_proof.hpp>
@@ -44,7 +45,7 @@ template <HasPolicy P, Backend B> class StreamedStep {
  public:
   StreamedStep(B& backend, const StreamOptions& options)
       : store_(options.directory),
-        dispatch_(backend, map_),
+        dispatch_(backend, map_, nobody_),
         down_(options.down_bytes_per_second),
         up_(options.up_bytes_per_second),
         is_read_(std::size_t(policy.model.vocabulary)),
@@ -436,6 +437,7 @@ template <HasPolicy P, Backend B> class StreamedStep {
 
   Map map_;
   StreamStore<P> store_;
+  Single nobody_;
   Dispatch<P, B, Map> dispatch_;
   Link down_, up_;
   std::vector<BatchView> batches_;

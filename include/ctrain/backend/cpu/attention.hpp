@@ -81,6 +81,11 @@ template <class Call> DropoutLanes probability_dropout(const Call& call, int row
   return DropoutLanes(dropout_row(call.dropout, row));
 }
 
+/// The element of a head's first probability in dropout, heads counted over the whole model.
+template <class Call> std::uint32_t first_element(const Call& call, const HeadOfSentence& at) {
+  return std::uint32_t(call.first_head + at.head) * 4096u;
+}
+
 /// Scores of one query become dropped probabilities; returns the log of the sum of exponentials.
 inline float softmax_row(float* scores, int keys, float scale, DropoutLanes drop,
                          std::uint32_t first_element) {
@@ -111,10 +116,9 @@ template <class T> void compute(const AttentionForward<T>& call, const Threads& 
     for (int i = 0; i < at.queries; ++i) {
       const int row = at.first_row + i;
       call.lse[std::int64_t(row) * call.heads + at.head] =
-          at.keys == 0
-              ? 0.0f
-              : softmax_row(scores + i * call.length, at.keys, scale,
-                            probability_dropout(call, row), std::uint32_t(at.head) * 4096u);
+          at.keys == 0 ? 0.0f
+                       : softmax_row(scores + i * call.length, at.keys, scale,
+                                     probability_dropout(call, row), first_element(call, at));
     }
     combine_rows(context, scores, call.length, 1, v);
   });
@@ -164,7 +168,7 @@ template <class T> void compute(const AttentionBackward<T>& call, const Threads&
       const int row = at.first_row + i;
       softmax_row_backward(scores + i * call.length, slopes + i * call.length, at.keys, scale,
                            call.lse[std::int64_t(row) * call.heads + at.head],
-                           probability_dropout(call, row), std::uint32_t(at.head) * 4096u);
+                           probability_dropout(call, row), first_element(call, at));
     }
     combine_rows(d_q, slopes, call.length, 1, k);
     combine_rows(d_k, slopes, 1, call.length, q);

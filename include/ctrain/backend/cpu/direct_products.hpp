@@ -302,7 +302,7 @@ class DirectProducts {
                              int column, int columns) {
     const int out = call.weight.out;
     simd::each_lanes(columns, [&](int c, auto some) {
-      const simd::Lanes bias = simd::load(call.bias + column + c, some);
+      const simd::Lanes bias = bias_lanes(call.bias, column + c, some);
       for (int r = 0; r < rows; r += simd::width) {
         simd::Lanes tile[simd::width];
         for (int i = 0; i < simd::width; ++i)

@@ -89,7 +89,7 @@ class LibraryProducts {
     const ProductKey key = product_key(ProductKind::forward, call.weight, dtype_of<T>, call.rows);
     with_rows(call.weight, call.weight.forward, [&](const auto* weight) {
       if (!by_library<T>(key, weight)) return plain_forward(call, weight, threads_);
-      execute(product(key), call.x, weight, call.bias, call.z);
+      execute(product(key), call.x, weight, bias_of(call), call.z);
     });
   }
 
@@ -114,6 +114,13 @@ class LibraryProducts {
  private:
   static bool machine_has(dnnl::cpu_isa isa) {
     return (unsigned(dnnl::get_effective_cpu_isa()) & unsigned(isa)) == unsigned(isa);
+  }
+
+  /// oneDNN's product has a bias always: zeros where the call has none.
+  template <class T> const float* bias_of(const LinearForward<T>& call) {
+    if (call.bias != nullptr) return call.bias;
+    no_bias_.resize(std::max(no_bias_.size(), std::size_t(call.weight.out)));
+    return no_bias_.data();
   }
 
   struct Product {
@@ -205,6 +212,7 @@ class LibraryProducts {
   dnnl::stream stream_;
   std::map<ProductKey, Product> products_;
   std::vector<CacheLine> scratch_;
+  std::vector<float> no_bias_;
 };
 
 }  // namespace ctrain::cpu

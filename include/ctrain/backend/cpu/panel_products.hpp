@@ -50,7 +50,7 @@ class PanelProducts {
         call.x, call.rows, call.weight, call.weight.forward, Panels<T>{in, out},
         [&](const auto* weight) { return forward_operand(weight, out, in); },
         [&](int r, int c, simd::Lanes sum, auto some) {
-          const simd::Lanes z = sum + simd::load(call.bias + c, some);
+          const simd::Lanes z = sum + bias_lanes(call.bias, c, some);
           simd::store(call.z + std::int64_t(r) * out + c, z, some);
         });
   }

@@ -47,7 +47,9 @@ void plain_forward(const LinearForward<T>& call, const W* weight, const Threads&
                      Block<const T>{call.x + std::int64_t(tile.row) * in, in, tile.rows, in},
                      Block<const W>{weight + std::int64_t(tile.column) * in, in, tile.columns, in});
       },
-      [&](int r, int c, float sum) { call.z[std::int64_t(r) * out + c] = T(sum + call.bias[c]); });
+      [&](int r, int c, float sum) {
+        call.z[std::int64_t(r) * out + c] = T(call.bias == nullptr ? sum : sum + call.bias[c]);
+      });
 }
 
 /// dx (+)= dz W.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ctrain/backend/calls.hpp>
+#include <ctrain/backend/cpu/simd.hpp>
 
 namespace ctrain::cpu {
 
@@ -15,6 +16,11 @@ struct LinearShape {
 struct alignas(64) CacheLine {
   char bytes[64];
 };
+
+/// Lanes of a bias from column `c` on; 0 where there is none.
+template <class Lanes_> simd::Lanes bias_lanes(const float* bias, int c, Lanes_ some) {
+  return bias == nullptr ? simd::Lanes(0.0f) : simd::load(bias + c, some);
+}
 
 /// f on the weight's rows: the copy, or the master where there is none.
 template <class T, class F> void with_rows(const Weight<T>& weight, const T* copy, F&& f) {

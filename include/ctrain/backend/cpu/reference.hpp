@@ -61,6 +61,7 @@ struct Head {
   Matrix q, k, v;  // (queries, head_size), (keys, head_size) twice
   Matrix p;        // (queries, keys) scaled scores, then probabilities
   int first_row = 0, head = 0;
+  std::uint32_t first_element = 0;  // in dropout
 };
 
 /// Gathers q, k and v; p holds the scores.
@@ -73,6 +74,7 @@ template <class Call> Head head_of(const Call& call, int sentence, int head) {
   Head result;
   result.first_row = first;
   result.head = head;
+  result.first_element = std::uint32_t(call.first_head + head) * 4096u;
   result.q = widened(start, queries, size, 3 * hidden);
   result.k = widened(start + hidden, keys, size, 3 * hidden);
   result.v = widened(start + 2 * hidden, keys, size, 3 * hidden);
@@ -86,7 +88,7 @@ inline Matrix dropped(const Matrix& x, const Dropout& dropout, const Head& at) {
   for (int i = 0; i < x.rows(); ++i) {
     const DropoutRow drop = dropout_row(dropout, at.first_row + i);
     for (int k = 0; k < x.cols(); ++k)
-      result(i, k) = drop(x(i, k), std::uint32_t(at.head) * 4096u + std::uint32_t(k));
+      result(i, k) = drop(x(i, k), at.first_element + std::uint32_t(k));
   }
   return result;
 }
@@ -108,9 +110,12 @@ struct CpuReference {
         const auto at = [&](const float* table, std::int32_t id) {
           return table[std::int64_t(id) * call.hidden + c];
         };
-        call.x[r * call.hidden + c] = at(call.word, call.batch.token_ids[r]) +
-                                      at(call.token_type, call.batch.token_types[r]) +
-                                      at(call.position, call.batch.positions[r]);
+        const std::int32_t id = call.batch.token_ids[r];
+        float& x = call.x[r * call.hidden + c];
+        x = call.words.has(id) ? at(call.word, id - call.words.first) : 0.0f;
+        if (call.position == nullptr) continue;
+        x += at(call.token_type, call.batch.token_types[r]);
+        x += at(call.position, call.batch.positions[r]);
       }
   }
 
@@ -127,7 +132,8 @@ struct CpuReference {
         const auto add = [&](float* table, std::int32_t id) {
           table[std::int64_t(id) * call.hidden + c] += dx;
         };
-        if (call.batch.token_ids[r] != 0) add(call.d_word, call.batch.token_ids[r]);
+        const std::int32_t id = call.batch.token_ids[r];
+        if (id != 0 && call.words().has(id)) add(call.d_word, id - call.first_word);
         add(call.d_position, call.batch.positions[r]);
         add(call.d_token_type, call.batch.token_types[r]);
       }
@@ -230,7 +236,7 @@ struct CpuReference {
     const Weight<T>& w = call.weight;
     const Matrix x = reference::widened(call.x, call.rows, w.in, w.in);
     Matrix z = x * reference::weight_of(w).transpose();
-    z.rowwise() += Eigen::Map<const Eigen::RowVectorXf>(call.bias, w.out);
+    if (call.bias != nullptr) z.rowwise() += Eigen::Map<const Eigen::RowVectorXf>(call.bias, w.out);
     reference::write(call.z, z, w.out);
   }
 
@@ -279,18 +285,26 @@ struct CpuReference {
 
   void run(const SelectFirstForward& call) {
     for (std::int64_t s = 0; s < call.batch.sentences; ++s)
-      std::copy_n(call.x + std::int64_t(call.batch.first_row[s]) * call.hidden, call.hidden,
-                  call.first + s * call.hidden);
+      for (int c = 0; c < call.hidden; ++c) {
+        const std::int32_t row = call.batch.first_row[s];
+        call.first[s * call.hidden + c] =
+            call.rows.has(row) ? call.x[std::int64_t(row - call.rows.first) * call.hidden + c]
+                               : 0.0f;
+      }
   }
 
   void run(const SelectFirstBackward& call) {
-    std::fill_n(call.dx, std::int64_t(call.batch.rows) * call.hidden, 0.0f);
+    std::fill_n(call.dx, std::int64_t(call.row_count()) * call.hidden, 0.0f);
     for (std::int64_t s = 0; s < call.batch.sentences; ++s)
-      std::copy_n(call.d_first + s * call.hidden, call.hidden,
-                  call.dx + std::int64_t(call.batch.first_row[s]) * call.hidden);
+      if (const std::int32_t row = call.batch.first_row[s]; call.rows.has(row))
+        std::copy_n(call.d_first + s * call.hidden, call.hidden,
+                    call.dx + std::int64_t(row - call.rows.first) * call.hidden);
   }
 
   void run(const Clear& call) { std::fill_n(static_cast<char*>(call.at), call.size, char(0)); }
+  void run(const Copy& call) {
+    std::copy_n(static_cast<const char*>(call.from), call.size, static_cast<char*>(call.to));
+  }
 
   void run(const TanhForward& call) {
     for (std::int64_t i = 0; i < std::int64_t(call.rows) * call.cols; ++i)

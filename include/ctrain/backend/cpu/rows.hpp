@@ -48,11 +48,24 @@ void map_rows(const Threads& threads, To* y, const From* x, int rows, int column
   });
 }
 
+/// f(first byte, bytes) for pieces of `size` bytes.
+template <class F> void each_mebibyte(const Threads& threads, std::int64_t size, F&& f) {
+  constexpr std::int64_t piece = 1 << 20;
+  threads.each((size + piece - 1) / piece, size / 4, [&](std::int64_t i) {
+    f(i * piece, std::size_t(std::min(piece, size - i * piece)));
+  });
+}
+
 inline void compute(const Clear& call, const Threads& threads) {
-  constexpr std::int64_t piece = 1 << 20;  // bytes
-  threads.each((call.size + piece - 1) / piece, call.size / 4, [&](std::int64_t i) {
-    const std::int64_t size = std::min(piece, call.size - i * piece);
-    std::memset(static_cast<char*>(call.at) + i * piece, 0, std::size_t(size));
+  each_mebibyte(threads, call.size, [&](std::int64_t first, std::size_t size) {
+    std::memset(static_cast<char*>(call.at) + first, 0, size);
+  });
+}
+
+inline void compute(const Copy& call, const Threads& threads) {
+  each_mebibyte(threads, call.size, [&](std::int64_t first, std::size_t size) {
+    std::memcpy(static_cast<char*>(call.to) + first, static_cast<const char*>(call.from) + first,
+                size);
   });
 }
 
@@ -63,13 +76,17 @@ inline void compute(const EmbedForward& call, const Threads& threads) {
     const auto row_of = [&](const float* table, std::int32_t id) {
       return table + std::int64_t(id) * call.hidden;
     };
-    const float* word = row_of(call.word, call.batch.token_ids[r]);
-    const float* type = row_of(call.token_type, call.batch.token_types[r]);
-    const float* position = row_of(call.position, call.batch.positions[r]);
+    const std::int32_t id = call.batch.token_ids[r];
+    const bool has_word = call.words.has(id), has_place = call.position != nullptr;
+    const float* word = has_word ? row_of(call.word, id - call.words.first) : nullptr;
+    const float* type = has_place ? row_of(call.token_type, call.batch.token_types[r]) : nullptr;
+    const float* position = has_place ? row_of(call.position, call.batch.positions[r]) : nullptr;
     float* x = call.x + r * call.hidden;
     simd::each_lanes(call.hidden, [&](int c, auto some) {
-      const Lanes first = simd::load(word + c, some) + simd::load(type + c, some);
-      simd::store(x + c, first + simd::load(position + c, some), some);
+      Lanes sum = 0.0f;
+      if (has_word) sum = simd::load(word + c, some);
+      if (has_place) sum = sum + simd::load(type + c, some) + simd::load(position + c, some);
+      simd::store(x + c, sum, some);
     });
   });
 }
@@ -96,7 +113,8 @@ inline void compute(const EmbedBackward& call, const Threads& threads) {
     };
     for (int r = 0; r < rows; ++r) {
       const float* dx = call.dx + std::int64_t(r) * call.hidden + first;
-      if (batch.token_ids[r] != 0) add(call.d_word, batch.token_ids[r], dx);
+      const std::int32_t id = batch.token_ids[r];
+      if (id != 0 && call.words().has(id)) add(call.d_word, id - call.first_word, dx);
       add(call.d_position, batch.positions[r], dx);
       add(call.d_token_type, batch.token_types[r], dx);
     }
@@ -306,18 +324,24 @@ inline void compute(const TanhBackward& call, const Threads& threads) {
 
 inline void compute(const SelectFirstForward& call, const Threads&) {
   const std::size_t size = sizeof(float) * std::size_t(call.hidden);
-  for (std::int64_t s = 0; s < call.batch.sentences; ++s)
-    std::memcpy(call.first + s * call.hidden,
-                call.x + std::int64_t(call.batch.first_row[s]) * call.hidden, size);
+  for (std::int64_t s = 0; s < call.batch.sentences; ++s) {
+    const std::int32_t row = call.batch.first_row[s];
+    float* first = call.first + s * call.hidden;
+    if (call.rows.has(row))
+      std::memcpy(first, call.x + std::int64_t(row - call.rows.first) * call.hidden, size);
+    else
+      std::memset(first, 0, size);
+  }
 }
 
 inline void compute(const SelectFirstBackward& call, const Threads& threads) {
   const std::size_t size = sizeof(float) * std::size_t(call.hidden);
-  each_row(threads, call.batch.rows, call.hidden,
+  each_row(threads, call.row_count(), call.hidden,
            [&](std::int64_t r) { std::memset(call.dx + r * call.hidden, 0, size); });
   for (std::int64_t s = 0; s < call.batch.sentences; ++s)
-    std::memcpy(call.dx + std::int64_t(call.batch.first_row[s]) * call.hidden,
-                call.d_first + s * call.hidden, size);
+    if (const std::int32_t row = call.batch.first_row[s]; call.rows.has(row))
+      std::memcpy(call.dx + std::int64_t(row - call.rows.first) * call.hidden,
+                  call.d_first + s * call.hidden, size);
 }
 
 inline void compute(const CrossEntropyForward& call, const Threads&) {

@@ -75,8 +75,8 @@ template <class T, int HeadSize, bool Aligned, class Call> struct AttentionKerne
   CTRAIN_HOST_DEVICE DropoutRow dropout(const HeadPlace& at, int query) const {
     return query < at.queries ? dropout_row(call.dropout, at.first_row + query) : DropoutRow{};
   }
-  CTRAIN_HOST_DEVICE static std::uint32_t element(const HeadPlace& at, int key) {
-    return std::uint32_t(at.head) * 4096u + std::uint32_t(key);
+  CTRAIN_HOST_DEVICE std::uint32_t element(const HeadPlace& at, int key) const {
+    return std::uint32_t(call.first_head + at.head) * 4096u + std::uint32_t(key);
   }
   CTRAIN_HOST_DEVICE std::int64_t row_of(const HeadPlace& at, int query) const {
     return std::int64_t{at.first_row + query} * call.heads + at.head;
@@ -130,7 +130,7 @@ struct Attend : AttentionKernel<T, HeadSize, Aligned, AttentionForward<T>> {
       block.sync();
       typename Tile::Scores p = Tile::products(thread, q, k);
       take_in(block, p, keys, softmax, context);
-      Tile::drop(thread, p, drop, Base::element(at, first));
+      Tile::drop(thread, p, drop, this->element(at, first));
       Tile::put(thread, weights, p);
       block.sync();
       Tile::add_weighted(thread, context, weights, v, keys);
@@ -220,7 +220,7 @@ struct AttentionSlope : AttentionKernel<T, HeadSize, Aligned, AttentionBackward<
     // The same draws for both: ones become the factors of dropout.
     typename Tile::Scores factor;
     unrolled<2>([&](auto i) { unrolled<4>([&](auto j) { factor.at[i][j] = 1; }); });
-    Tile::drop(thread, factor, of.drop, Base::element(at, first_key));
+    Tile::drop(thread, factor, of.drop, this->element(at, first_key));
     const typename Tile::Scores dp = Tile::products(thread, d_context, v);
     unrolled<2>([&](auto i) {
       unrolled<4>([&](auto j) {

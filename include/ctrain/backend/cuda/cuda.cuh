@@ -138,6 +138,8 @@ class Cuda {
   template <class T> const void* operand_bias(const LinearForward<T>& call) {
     if constexpr (std::same_as<T, float>) {
       return call.bias;
+    } else if (call.bias == nullptr) {
+      return nullptr;
     } else {
       T* rounded = stream_.scratch<T>(call.weight.out);
       cuda::convert(stream_, rounded, call.bias, call.weight.out);
@@ -151,7 +153,8 @@ class Cuda {
 
   template <class T> bool completes_held(const GeluForward<T>& call) {
     const auto* held = std::get_if<LinearForward<T>>(&held_);
-    if (!takes_gelu(call) || held == nullptr || held->z != call.x) return false;
+    if (!takes_gelu(call) || held == nullptr || held->z != call.x || held->bias == nullptr)
+      return false;
     cuda::ProductShape shape = cuda::shape_of(*held);
     shape.epilogue = cuda::Epilogue::bias_gelu;
     return ends_held(

@@ -117,6 +117,19 @@ struct Zero {
   }
 };
 
+/// Its elements are bytes.
+struct Duplicate {
+  char* to;
+  const char* from;
+
+  template <int N> CTRAIN_HOST_DEVICE void at(std::int64_t i) const {
+    if constexpr (N == 1)
+      to[i] = from[i];
+    else
+      copy_16_bytes(to + i, from + i);
+  }
+};
+
 // calls -------------------------------------------------------------------------------------------
 
 template <class To, class From, Stream S>
@@ -128,6 +141,12 @@ void convert(S& stream, To* to, const From* from, std::int64_t count, bool accum
 template <Stream S> void compute(const Clear& call, S& stream) {
   char* to = static_cast<char*>(call.at);
   each_element<16>(stream, Zero{to}, call.size, to);
+}
+
+template <Stream S> void compute(const Copy& call, S& stream) {
+  char* to = static_cast<char*>(call.to);
+  const char* from = static_cast<const char*>(call.from);
+  each_element<16>(stream, Duplicate{to, from}, call.size, to, from);
 }
 
 /// Sets `count` floats to 0.

@@ -7,7 +7,7 @@
 
 namespace ctrain::cuda {
 
-/// One block per row.
+/// One block per row. What a rank does not have adds 0.
 template <int Group> struct GatherEmbeddings {
   static constexpr int threads = 128;
   EmbedForward call;
@@ -15,22 +15,30 @@ template <int Group> struct GatherEmbeddings {
   std::int64_t blocks() const { return call.batch.rows; }
   template <Block B> CTRAIN_HOST_DEVICE void operator()(B& block) const {
     const std::int64_t row = block.index();
-    const float* word = call.word + std::int64_t{call.batch.token_ids[row]} * call.hidden;
-    const float* type = call.token_type + std::int64_t{call.batch.token_types[row]} * call.hidden;
-    const float* position = call.position + std::int64_t{call.batch.positions[row]} * call.hidden;
+    const std::int32_t id = call.batch.token_ids[row];
+    const auto row_of = [&](const float* table, std::int32_t r) {
+      return table + std::int64_t{r} * call.hidden;
+    };
     for (int c = block.thread() * Group; c < call.hidden; c += threads * Group) {
-      const Values<Group> a = load<Group>(word + c), b = load<Group>(type + c),
-                          d = load<Group>(position + c);
-      Values<Group> sum;
-      for (int i = 0; i < Group; ++i) sum[i] = a[i] + b[i] + d[i];
+      Values<Group> sum{};
+      if (call.words.has(id)) sum = load<Group>(row_of(call.word, id - call.words.first) + c);
+      if (call.position != nullptr) {
+        add(sum, load<Group>(row_of(call.token_type, call.batch.token_types[row]) + c));
+        add(sum, load<Group>(row_of(call.position, call.batch.positions[row]) + c));
+      }
       store(call.x + row * call.hidden + c, sum);
     }
+  }
+
+ private:
+  CTRAIN_HOST_DEVICE static void add(Values<Group>& sum, const Values<Group>& value) {
+    for (int i = 0; i < Group; ++i) sum[i] += value[i];
   }
 };
 
 /// table[ids[r]] += dx[r] for every row of a sentence, rows of one id in row order. The block of an
 /// id's first row owns the id: it finds the other rows by comparing ids, and no two blocks touch
-/// the same bytes. `skipped` is an id that gets nothing (-1: none).
+/// the same bytes. `table` holds the ids `held`; `skipped` is an id that gets nothing (-1: none).
 template <int Group> struct ScatterRows {
   static constexpr int threads = 128;
   float* table;
@@ -39,6 +47,7 @@ template <int Group> struct ScatterRows {
   const std::int32_t* end;  // how many rows belong to sentences
   int rows, hidden;         // rows: a bound of *end
   std::int32_t skipped;
+  RowRange held;
 
   std::int64_t blocks() const { return std::int64_t{rows} * ceil_divide(hidden, threads * Group); }
   int shared_bytes() const { return 2 * threads / warp_size * int(sizeof(std::uint32_t)); }
@@ -47,12 +56,12 @@ template <int Group> struct ScatterRows {
     const int owner = int(block.index() % rows);
     if (owner >= *end) return;
     const std::int32_t id = ids[owner];
-    if (id == skipped || occurs_before(block, id, owner)) return;
+    if (id == skipped || !held.has(id) || occurs_before(block, id, owner)) return;
     block.sync();  // votes are read: their places are free
 
     const int column = (int(block.index() / rows) * threads + block.thread()) * Group;
     const bool writes = column < hidden;
-    float* to = table + std::int64_t{id} * hidden + column;
+    float* to = table + std::int64_t{id - held.first} * hidden + column;
     Values<Group> sum{};
     if (writes) sum = load<Group>(to);
     for (int first = owner; first < *end; first += threads) {
@@ -109,21 +118,21 @@ template <Stream S> void compute(const EmbedForward& call, S& stream) {
 }
 
 template <Stream S> void compute(const EmbedBackward& call, S& stream) {
-  const auto scatter = [&](float* table, int table_rows, const std::int32_t* ids, int skipped) {
-    if (!call.accumulate) fill_zero(stream, table, std::int64_t{table_rows} * call.hidden);
+  const auto scatter = [&](float* table, RowRange held, const std::int32_t* ids, int skipped) {
+    if (!call.accumulate) fill_zero(stream, table, std::int64_t{held.count} * call.hidden);
     const auto run = [&]<int Group>(Index<Group>) {
       stream.launch(ScatterRows<Group>{table, ids, call.dx,
                                        call.batch.first_row + call.batch.sentences, call.batch.rows,
-                                       call.hidden, skipped});
+                                       call.hidden, skipped, held});
     };
     if (rows_allow_groups(4, call.hidden, table, call.dx))
       run(Index<4>{});
     else
       run(Index<1>{});
   };
-  scatter(call.d_word, call.vocabulary, call.batch.token_ids, 0);
-  scatter(call.d_position, call.positions, call.batch.positions, -1);
-  scatter(call.d_token_type, call.token_types, call.batch.token_types, -1);
+  scatter(call.d_word, call.words(), call.batch.token_ids, 0);
+  scatter(call.d_position, {0, call.positions}, call.batch.positions, -1);
+  scatter(call.d_token_type, {0, call.token_types}, call.batch.token_types, -1);
 }
 
 }  // namespace ctrain::cuda

@@ -9,7 +9,7 @@
 namespace ctrain::cuda {
 
 /// One block per sentence copies between its first row in `rows` and its row in `sentences`;
-/// `gather` reads rows, otherwise rows are written.
+/// `gather` reads rows, or 0 where `rows` has not that one; otherwise rows are written.
 struct MoveFirstRows {
   static constexpr int threads = 128;
   float* to;
@@ -17,13 +17,18 @@ struct MoveFirstRows {
   const std::int32_t* first_row;
   int sentences, hidden;
   bool gather;
+  RowRange rows;
 
   std::int64_t blocks() const { return sentences; }
   template <Block B> CTRAIN_HOST_DEVICE void operator()(B& block) const {
     const std::int64_t sentence = block.index() * hidden;
-    const std::int64_t row = std::int64_t{first_row[block.index()]} * hidden;
+    const bool held = rows.has(first_row[block.index()]);
+    const std::int64_t row = std::int64_t{first_row[block.index()] - rows.first} * hidden;
     for (int c = block.thread(); c < hidden; c += threads)
-      to[(gather ? sentence : row) + c] = from[(gather ? row : sentence) + c];
+      if (gather)
+        to[sentence + c] = held ? from[row + c] : 0.0f;
+      else if (held)
+        to[row + c] = from[sentence + c];
   }
 };
 
@@ -58,13 +63,13 @@ struct CrossEntropySlope {
 
 template <Stream S> void compute(const SelectFirstForward& call, S& stream) {
   stream.launch(MoveFirstRows{call.first, call.x, call.batch.first_row, call.batch.sentences,
-                              call.hidden, true});
+                              call.hidden, true, call.rows});
 }
 
 template <Stream S> void compute(const SelectFirstBackward& call, S& stream) {
-  fill_zero(stream, call.dx, std::int64_t{call.batch.rows} * call.hidden);
+  fill_zero(stream, call.dx, std::int64_t{call.row_count()} * call.hidden);
   stream.launch(MoveFirstRows{call.dx, call.d_first, call.batch.first_row, call.batch.sentences,
-                              call.hidden, false});
+                              call.hidden, false, call.rows});
 }
 
 template <Stream S> void compute(const CrossEntropyForward& call, S& stream) {

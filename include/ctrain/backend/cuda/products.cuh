@@ -217,8 +217,10 @@ template <class T> const void* operand_of(const Weight<T>& weight) {
 
 /// z^T (out, rows) = W x^T + bias.
 template <class T> ProductShape shape_of(const LinearForward<T>& call) {
-  return {call.weight.out, call.rows,       call.weight.in,  true,
-          false,           data_type_of<T>, data_type_of<T>, Epilogue::bias};
+  return {call.weight.out, call.rows,
+          call.weight.in,  true,
+          false,           data_type_of<T>,
+          data_type_of<T>, call.bias ? Epilogue::bias : Epilogue::none};
 }
 
 /// dx^T (in, rows) (+)= W^T dz^T.
