@@ -354,7 +354,9 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
         log_->directory().path.string());
     std::fflush(stdout);
   }
-  static constexpr std::int64_t policy_parameters() { return GraphOf<P>::graph.parameters.count(); }
+  static constexpr std::int64_t policy_parameters() {
+    return parameters_of(P::policy.model).count();
+  }
 
   // training -------------------------------------------------------------------------------------
 

@@ -90,12 +90,17 @@ constexpr std::int64_t offset_in_bucket(const ParameterTable& t, const Bucket& b
   return sum;
 }
 
-/// Elements of norms over the rows of the stream: all but the head's, which sees one row a
-/// sentence.
+/// True iff it belongs to a norm over the rows of the stream: all but the head's, which sees one
+/// row a sentence.
+constexpr bool norms_rows(const Parameter& p) {
+  return p.norm && p.segment != Segment::head;
+}
+
+/// Elements of such norms.
 constexpr std::int64_t norm_elements(const ParameterTable& t, Segment segment) {
   std::int64_t sum = 0;
   for (int i = 0; i < t.rows.size; ++i)
-    if (t.rows.rows[i].segment == segment && t.rows.rows[i].norm && segment != Segment::head)
+    if (t.rows.rows[i].segment == segment && norms_rows(t.rows.rows[i]))
       sum += t.rows.rows[i].elements();
   return sum;
 }

@@ -30,7 +30,6 @@ struct Lifetime {
   bool written_by_embedding = false;
   bool written_by_block = false;  // in forward
   bool written_again = false;     // in backward, by a recomputed op or as a workspace
-  bool read_later = false;        // by any backward, as forward wrote it
   bool read_by_backward = false;  // of the block, as forward wrote it: each block keeps its own
   bool written_by_head = false;   // in forward
   bool read_later = false;        // by any backward, as forward wrote it

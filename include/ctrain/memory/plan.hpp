@@ -68,6 +68,7 @@ struct BatchLayout {
 struct CommunicationLayout {
   bytes gathered = 0, reducing = 0, bucket = 0;
   bytes d_stream_in = 0, d_stream_out = 0, stream = 0;
+  bytes norms = 0, bucket_norms = 0;
   bytes size = 0;
 };
 
@@ -96,6 +97,10 @@ constexpr CommunicationLayout communication_layout(const Split& split, const Sta
   const bool before = stage.stage > 0, after = stage.stage + 1 < split.grid.pipeline;
   take(c.d_stream_in, after ? Split::d_stream_buffers : 0, c.stream);
   take(c.d_stream_out, before ? Split::d_stream_buffers : 0, c.stream);
+  for (int b = 0; b < stage.buckets.size; ++b)
+    if (const bytes norms = split.norms_to_sum(stage.buckets.rows[b]); norms > c.bucket_norms)
+      c.bucket_norms = round_up(norms, tensor_alignment);
+  take(c.norms, 1, c.bucket_norms);
   c.size = at;
   return c;
 }

@@ -46,6 +46,11 @@ struct Slice {
   constexpr std::int64_t logical(const Parameter& p, std::int64_t i) const {
     return (first_row + i / p.cols) * cols + first_col + i % p.cols;
   }
+  /// How many of the elements from `i` to `end` of `p` follow each other in the logical tensor too.
+  constexpr std::int64_t run(const Parameter& p, std::int64_t i, std::int64_t end) const {
+    const std::int64_t row_end = cols == p.cols ? end : (i / p.cols + 1) * p.cols;
+    return (row_end < end ? row_end : end) - i;
+  }
 };
 
 /// Where each parameter's first element stands, in elements. The flat vector is

@@ -178,6 +178,10 @@ template <HasPolicy P, class Space = Arena> class MemoryMap {
 
   float* d_stream_in(int buffer) { return stream_buffer(communication.d_stream_in, buffer); }
   float* d_stream_out(int buffer) { return stream_buffer(communication.d_stream_out, buffer); }
+  /// A bucket's gradients of norms side by side, while tensor ranks sum them.
+  float* norms() {
+    return floats(plan_.communication.offset + communication.norms, communication.bucket_norms / 4);
+  }
 
   /// The micro-batch buffers of one in flight; rows and sentences are 0 until someone fills them.
   BatchView batch(int slot = 0) {

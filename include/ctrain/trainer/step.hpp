@@ -53,6 +53,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   static constexpr int layers = P::policy.model.layers;
   static constexpr int most_in_flight = split.slots(0);
   using Map = MemoryMap<P, ArenaOf<B>>;
+  using Ops = Dispatch<P, B, Map, C>;
 
  public:
   Step(B& backend, Map& map, C& communicator)
@@ -265,7 +266,8 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
          map_.template tensor<float>({graph.d_stream}, first_layer()), stream_elements(m));
   }
   static std::int64_t stream_elements(const MicroBatch& m) {
-    return std::int64_t{m.batch.rows} * graph.tensors[graph.stream].cols;
+    const Operand stream{graph.stream};
+    return std::int64_t{Ops::rows(stream, m)} * Ops::cols(stream);
   }
 
   // sums of gradients ----------------------------------------------------------------------------
@@ -428,10 +430,30 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
     }
     return communicator_.start(t);
   }
-  void wait(const Event&, int ticket) { communicator_.wait(ticket); }
+  void wait(const Event& e, int ticket) {
+    communicator_.wait(ticket);
+    if (e.group == Group::tensor && e.kind == EventKind::collective) move_norms(e, true);
+  }
+  /// A bucket's gradients of norms come side by side, to be summed over the tensor ranks, or go
+  /// back to their places.
+  void move_norms(const Event& e, bool back) {
+    float* const bucket = e.to.store == Store::reducing ? map_.reducing(e.first, e.to.index)
+                                                        : map_.gradients(e.first);
+    float* side_by_side = map_.norms();
+    map_.each_run(e.first, false, [&](const Run& run) {
+      if (!norms_rows(graph.parameters.rows[run.parameter])) return;
+      float* const place = bucket + run.whole - map_.layout().start_of(e.first);
+      copy(back ? place : side_by_side, back ? side_by_side : place, run.count);
+      side_by_side += run.count;
+    });
+  }
 
   /// Where a transfer's payload stands. A gather starts from this rank's shard.
   void* place(const Event& e) {
+    if (e.kind == EventKind::collective && e.group == Group::tensor) {
+      move_norms(e, false);
+      return map_.norms();
+    }
     const Place p = e.to.store == Store::nothing ? e.from : e.to;
     switch (p.store) {
       case Store::parameters:
@@ -465,6 +487,8 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
     }
   }
   static constexpr const char* text_of(const Event& e) {
+    if (e.kind == EventKind::collective && e.group == Group::tensor)
+      return "all_reduce of gradients of norms";
     switch (e.to.store == Store::nothing ? e.from.store : e.to.store) {
       case Store::parameters:
         return "all_gather of updated parameters";
@@ -580,7 +604,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   B& backend_;
   Map& map_;
   C& communicator_;
-  Dispatch<P, B, Map, C> dispatch_;
+  Ops dispatch_;
   HostView<B> host_;
   Faults<P, B, C> faults_;
   Update<P, B> update_;

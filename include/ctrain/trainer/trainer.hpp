@@ -117,14 +117,21 @@ class Trainer : Check<P> {
     std::vector<TensorPart> all;
     for (int b = map_.layout().buckets.size - 1; b >= 0; --b)
       map_.each_run(b, shards, [&](const Run& run) {
-        all.push_back({.name = name_of(run),
-                       .shape = shape_of(graph.parameters.rows[run.parameter]),
-                       .first = run.first,
-                       .count = run.count,
-                       .data = host(map_.at(state, run)),
-                       .parameter = run.parameter,
-                       .layer = run.layer,
-                       .is_mine = shards || map_.at().data == 0});
+        const Parameter& p = graph.parameters.rows[run.parameter];
+        const Slice slice = slice_of(p, map_.at().tensor, policy.parallel.tensor);
+        const std::int64_t end = run.first + run.count;
+        for (std::int64_t at = run.first, count = 0; at < end; at += count) {
+          count = slice.run(p, at, end);
+          all.push_back(
+              {.name = name_of(run),
+               .shape = shape_of(p),
+               .first = slice.logical(p, at),
+               .count = count,
+               .data = host(map_.at(state, run)) + (at - run.first),
+               .parameter = run.parameter,
+               .layer = run.layer,
+               .is_mine = (shards || map_.at().data == 0) && speaks_for(p, map_.at().tensor)});
+        }
       });
     return all;
   }
@@ -169,9 +176,11 @@ class Trainer : Check<P> {
   static std::string name_of(const Run& run) {
     return Faults<P, B>::name_of(run.parameter, run.layer);
   }
+  /// Of the whole tensor.
   static std::vector<std::int64_t> shape_of(const Parameter& p) {
-    if (p.vector) return {p.cols};
-    return {p.rows, p.cols};
+    const Slice whole = slice_of(p, 0, policy.parallel.tensor);
+    if (p.vector) return {whole.cols};
+    return {whole.rows, whole.cols};
   }
 
   /// Lets a backend that prepares its products per shape do so now, for every shape a step can ask

@@ -4,6 +4,7 @@
 #include <ctrain/backend/arena.hpp>
 #include <ctrain/backend/calls.hpp>
 #include <ctrain/backend/cpu/multiply.hpp>
+#include <ctrain/backend/cpu/products.hpp>
 #include <ctrain/backend/cpu/rows.hpp>
 #include <ctrain/backend/cpu/threads.hpp>
 #include <ctrain/backend/cpu/tiles.hpp>
