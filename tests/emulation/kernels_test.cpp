@@ -5,6 +5,7 @@
 
 #include "attentions.hpp"
 #include "model_ends.hpp"
+#include "products.hpp"
 #include "row_programs.hpp"
 #include "rows.hpp"
 #include "updates.hpp"
@@ -69,6 +70,12 @@ TEST_CASE("cuda.emulated.sign_compression_has_the_same_bits") {
 
 TEST_CASE("cuda.emulated.clip_and_loss_scale_are_decided_right") {
   emulation::decisions_agree();
+}
+
+TEMPLATE_TEST_CASE("cuda.emulated.products_and_their_epilogues_agree", "", float, bf16, fp16) {
+  for (const bool with_epilogues : {false, true})
+    for (const bool accumulate : {false, true})
+      emulation::products_agree<TestType>(with_epilogues, accumulate);
 }
 
 namespace {

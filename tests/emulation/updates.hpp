@@ -57,33 +57,30 @@ template <class G> void adamw_agrees() {
       }
 }
 
-/// The device's factor is the host's mean times clip; a step that is not finite changes nothing and
-/// halves the loss scale; good ones double it.
+/// The device's factor is the host's mean times clip; a step that is not finite changes nothing but
+/// the loss scale, which moves by the rule that the host's tests know.
 inline void decisions_agree() {
   Stream stream;
   cuda::UpdateState state;
-  const auto exact = [](double squares) {
-    ExactSum sum;
-    sum.add(squares);
-    sum.carry();
-    return sum;
-  };
-  const auto decide = [&](double squares, cuda::LossScaleRule rule, float mean, float clip) {
-    state.sum_of_squares = exact(squares);
-    cuda::decide_update(stream, &state, rule, mean, clip);
+  const auto decide = [&](double squares, const LossScale& by, float mean, float clip) {
+    state.sum_of_squares = {};
+    state.sum_of_squares.add(squares);
+    state.sum_of_squares.carry();
+    cuda::decide_update(stream, &state, by, mean, clip);
     return state.gradient_factor;
   };
   CHECK(decide(4.0, {}, 0.25f, 0.0f) == 0.25f);
   CHECK(decide(4.0, {}, 0.25f, 1.0f) == 0.25f);  // norm 0.5: no clipping
   CHECK(decide(64.0, {}, 0.25f, 1.0f) == Approx(0.25 * 0.5));
-  state.loss_scale = 1024;
-  CHECK(decide(64.0 * 1024 * 1024, {}, 0.25f, 1.0f) == Approx(0.25 * 0.5 / 1024));
-  CHECK(state.skipped_steps == 0);
+  constexpr LossScale by{.rule = LossScaleRule::grad_scaler, .initial = 1024, .window = 2};
+  state.loss = first_loss_scale(by);
+  CHECK(decide(64.0 * 1024 * 1024, by, 0.25f, 1.0f) == Approx(0.25 * 0.5 / 1024));
+  CHECK(state.loss.skipped_steps == 0);
   for (const double bad : {std::nan(""), double(INFINITY)}) {
-    state.loss_scale = 1024, state.skipped_steps = 0;
-    CHECK(decide(bad, {.growth_interval = 2}, 0.25f, 1.0f) == 0.0f);
-    CHECK(state.loss_scale == 512);
-    CHECK(state.skipped_steps == 1);
+    state.loss = first_loss_scale(by);
+    CHECK(decide(bad, by, 0.25f, 1.0f) == 0.0f);
+    CHECK(state.loss == loss_scale_after(first_loss_scale(by), by, true));
+    CHECK(state.loss.scale == 512);
     Floats weight{1, 2, 3, 4, 5}, first = weight, second = weight, gradient(5, float(bad));
     AdamWUpdate call = adamw_call(OptimizerKind::adamw_torch);
     call.weight = weight.data(), call.first_moment = first.data();
@@ -92,10 +89,10 @@ inline void decisions_agree() {
     CHECK(weight == Floats{1, 2, 3, 4, 5});
     CHECK(second == weight);
   }
-  decide(1.0, {.growth_interval = 2}, 1.0f, 0.0f);
-  CHECK(state.loss_scale == 512);
-  decide(1.0, {.growth_interval = 2}, 1.0f, 0.0f);
-  CHECK(state.loss_scale == 1024);
+  decide(1.0, by, 1.0f, 0.0f);
+  CHECK(state.loss.scale == 512);
+  decide(1.0, by, 1.0f, 0.0f);
+  CHECK(state.loss.scale == 1024);
   kernels_run().merge(stream.names);
 }
 

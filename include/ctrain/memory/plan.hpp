@@ -28,15 +28,16 @@ struct Placement {
 };
 
 /// One rank's arena: [parameters | gradients | moments | optimizer's own | copies | batches |
-/// communication | blocks' slots ... last slot and everything short-lived, overlaid]. A slot holds
-/// a block's input and what its backward reads. A pipeline's stage has as many [blocks' slots] as
-/// micro-batches in flight, and what is short-lived after them.
+/// communication | scratch of a device | blocks' slots ... last slot and everything short-lived,
+/// overlaid]. A slot holds a block's input and what its backward reads. A pipeline's stage has as
+/// many [blocks' slots] as micro-batches in flight, and what is short-lived after them.
 struct MemoryPlan {
   Region parameters, gradients, first_moment, second_moment;
   Region optimizer;       // what an optimizer has beside its moments: errors, messages of signs
   Region weight_copies;   // what products read instead of the masters
   Region batch;           // the micro-batches in flight and all ranks' records
   Region communication;   // what is gathered, reduced, received and sent
+  Region scratch;         // of products and kernels within one call, on a device
   Region step;            // every activation
   bytes slot = 0;         // one block's input and saved tensors
   bytes last_slot = 0;    // where the last block's begins, from the start of `step`
@@ -52,7 +53,7 @@ struct MemoryPlan {
   }
   /// What is kept from forward to backward, and what is needed on top of it at the worst moment.
   constexpr bytes activations() const { return saved < step.size ? saved : step.size; }
-  constexpr bytes workspace() const { return step.size - activations(); }
+  constexpr bytes workspace() const { return scratch.size + step.size - activations(); }
   constexpr bytes arena() const { return step.end(); }
   constexpr bytes total() const { return arena() + runtime; }
 };
@@ -110,10 +111,30 @@ constexpr std::int64_t block_matrix_elements(const ModelShape& m) {
   return std::int64_t{4} * m.hidden * m.hidden + std::int64_t{2} * m.hidden * m.feed_forward;
 }
 
-/// Copies of each matrix: packed keeps one per direction, plain none; a GPU one of 16 bits.
+/// Copies of each matrix: packed keeps one per direction, plain none; a GPU one in 16 bits.
 constexpr int copies_of_weights(const Policy& p) {
   if (p.device.kind == DeviceKind::host) return p.weights == WeightLayout::packed ? 2 : 0;
-  return p.precision.compute != Compute::fp32 ? 1 : 0;
+  return size_of(p.compute_type()) == 2 ? 1 : 0;
+}
+
+/// What a device's matrix library may use within one product; 32 MiB is what NVIDIA recommends for
+/// Hopper.
+inline constexpr bytes library_workspace = 32 * MiB;
+
+/// What a call's kernels hand to each other on a device, and the library's workspace before it. The
+/// sums over rows of columns (backend/cuda/column_sums.hpp: at most 64 partial rows, two of them
+/// for a norm), a number for each row and head (attention's backward pass), 32 bytes for each
+/// 65,536 elements (the sum of squares), a bias in 16 bits.
+constexpr bytes device_scratch(const ParameterTable& t, const Policy& p) {
+  if (p.device.kind == DeviceKind::host) return 0;
+  const ModelShape& m = p.model;
+  bytes most = 0;
+  const auto needs = [&most](bytes size) { most = size > most ? size : most; };
+  for (const int columns : {2 * m.hidden, 3 * m.hidden, m.feed_forward})
+    needs(bytes{64} * 4 * columns);
+  needs(bytes{4} * p.batch.rows() * m.heads);
+  for (const Parameter& each : t.rows) needs(32 * (each.elements() / 65536 + 1));
+  return library_workspace + round_up(most, tensor_alignment);
 }
 
 /// The type in which a parameter's gradient waits for the update.
@@ -326,6 +347,7 @@ constexpr MemoryPlan plan_memory(const Graph& g, const Policy& p, int stage = 0)
                             size_of(p.compute_type()));
   take(m.batch, split.slots(stage) * batch_layout(p).size + Split::record * split.grid.ranks());
   take(m.communication, communication_layout(split, layout).size);
+  take(m.scratch, device_scratch(g.parameters, p));
   m.step.offset = at;
   for (Placement& t : m.tensors)
     if (t.offset >= 0) t.offset += m.step.offset;

@@ -79,7 +79,7 @@ constexpr bool blocks_chain(const Graph& g, const MemoryPlan& m, const Policy& p
 constexpr bool regions_tile_the_arena(const MemoryPlan& m) {
   bytes at = 0;
   for (const Region& r : {m.parameters, m.gradients, m.first_moment, m.second_moment, m.optimizer,
-                          m.weight_copies, m.batch, m.communication, m.step}) {
+                          m.weight_copies, m.batch, m.communication, m.scratch, m.step}) {
     if (r.offset != at || r.offset % tensor_alignment != 0) return false;
     at = r.end();
   }

@@ -32,7 +32,8 @@ struct BytesPerParameter {
 // functions --------------------------------------------------------------------------------------
 
 constexpr BytesPerParameter formula_of(Compute compute) {
-  return compute == Compute::fp32 ? BytesPerParameter{4, 4, 8} : BytesPerParameter{2, 2, 16};
+  return storage_of(compute) == DType::fp32 ? BytesPerParameter{4, 4, 8}
+                                            : BytesPerParameter{2, 2, 16};
 }
 
 /// The formula's total for a policy's model.

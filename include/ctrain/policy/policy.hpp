@@ -41,8 +41,9 @@ struct Batch {
 
 /// fp32: everything in binary32. bf16: matrix operands and activations between them in bfloat16,
 /// sums, residual stream, norms, loss, master weights and optimizer state in binary32. fp16: the
-/// same in IEEE binary16, whose small gradients vanish unless the loss is scaled.
-enum class Compute : std::uint8_t { fp32, bf16, fp16 };
+/// same in IEEE binary16, whose small gradients vanish unless the loss is scaled. tf32: fp32, but
+/// products on a card's tensor cores read 10 bits of its operands' mantissas.
+enum class Compute : std::uint8_t { fp32, bf16, fp16, tf32 };
 
 /// How the scale of the loss moves from step to step (Micikevicius et al., arXiv 1710.03740). Every
 /// rule but `fixed` skips a step whose gradient is not finite. `grad_scaler`: torch's GradScaler:
@@ -169,7 +170,7 @@ enum class Recompute : std::uint8_t { none, full };
 enum class DeviceKind : std::uint8_t { host, cuda };
 
 /// Where a step runs and how many bytes its plan may take. `reserved` is what a runtime takes for
-/// itself there (CUDA context, library workspaces), counted before the plan. `workers` bounds the
+/// itself there (a CUDA context), counted before the plan. `workers` bounds the
 /// host threads that have a workspace of their own in the plan (a host only).
 struct Device {
   DeviceKind kind = DeviceKind::host;

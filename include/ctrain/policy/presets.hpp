@@ -59,13 +59,13 @@ constexpr LossScale fixed_scale(float scale) {
 // devices ----------------------------------------------------------------------------------------
 // `memory` is a little below what such cards are seen to report (a 24 GB card 23.5 to 23.7 GiB, 40
 // GB 39.4 to 39.6, 80 GB 79.1 to 79.3), so that a plan which fits on paper fits in the card.
-// `reserved`: CUDA context and modules 0.5 GiB, cuBLASLt workspace 32 MiB (64 MiB on Hopper);
-// common reports, to be replaced by measured ones.
+// `reserved`: CUDA context and modules, 0.5 GiB by common reports, to be replaced by measurements;
+// the scratch of libraries and kernels is a region of the plan.
 
-inline constexpr Device gpu_24gb{DeviceKind::cuda, 24064 * MiB, 544 * MiB};
-inline constexpr Device a100_40gb{DeviceKind::cuda, 40192 * MiB, 544 * MiB};
-inline constexpr Device a100_80gb{DeviceKind::cuda, 79 * GiB, 544 * MiB};
-inline constexpr Device h100_80gb{DeviceKind::cuda, 79 * GiB, 576 * MiB};
-inline constexpr Device h200_141gb{DeviceKind::cuda, 139 * GiB, 576 * MiB};
+inline constexpr Device gpu_24gb{DeviceKind::cuda, 24064 * MiB, 512 * MiB};
+inline constexpr Device a100_40gb{DeviceKind::cuda, 40192 * MiB, 512 * MiB};
+inline constexpr Device a100_80gb{DeviceKind::cuda, 79 * GiB, 512 * MiB};
+inline constexpr Device h100_80gb{DeviceKind::cuda, 79 * GiB, 512 * MiB};
+inline constexpr Device h200_141gb{DeviceKind::cuda, 139 * GiB, 512 * MiB};
 
 }  // namespace ctrain

@@ -96,6 +96,8 @@ concept narrow_gradients_are_rounded_once =
     !(GradientsAreNarrow && !(ComputeIsTheSame && Accumulation == 1));
 template <bool ComputeIsFp16, bool LossIsScaled>
 concept fp16_and_a_loss_scale_go_together = (ComputeIsFp16 == LossIsScaled);
+template <bool ComputeIsTf32, bool DeviceIsACard>
+concept tf32_needs_tensor_cores = !(ComputeIsTf32 && !DeviceIsACard);
 template <bool PowersOfTwo, int FactorMillionths, int Window, int Hysteresis>
 concept a_loss_scale_moves_by_powers_of_two = (PowersOfTwo && FactorMillionths >= 2000000 &&
                                                Window >= 1 && Hysteresis >= 1);
@@ -298,6 +300,11 @@ template <bool ComputeIsFp16, bool LossIsScaled> struct fp16_and_a_loss_scale_go
       "invalid policy: gradients in fp16 vanish unless the loss is scaled, and nothing else needs "
       "that. Set precision.loss_scale with Compute::fp16, for example .loss_scale = "
       "ctrain::grad_scaler, and leave it out elsewhere.");
+};
+template <bool ComputeIsTf32, bool DeviceIsACard> struct tf32_needs_tensor_cores {
+  static_assert(ctrain::tf32_needs_tensor_cores<ComputeIsTf32, DeviceIsACard>,
+                "invalid policy: TF32 is how a card's tensor cores read fp32. Set "
+                "precision.compute = Compute::fp32 on a host, or .device to a card.");
 };
 template <bool PowersOfTwo, int FactorMillionths, int Window, int Hysteresis>
 struct a_loss_scale_moves_by_powers_of_two {
@@ -598,6 +605,8 @@ inline constexpr bool keeps_every_rule =
      fp16_and_a_loss_scale_go_together<P::policy.precision.compute == Compute::fp16,
                                        P::policy.precision.loss_scale.rule !=
                                            LossScaleRule::none> &&
+     tf32_needs_tensor_cores<P::policy.precision.compute == Compute::tf32,
+                             P::policy.device.kind == DeviceKind::cuda> &&
      a_loss_scale_moves_by_powers_of_two<are_powers_of_two(P::policy.precision.loss_scale),
                                          millionths(P::policy.precision.loss_scale.factor),
                                          P::policy.precision.loss_scale.window,
@@ -719,6 +728,8 @@ struct CheckPolicy
       rule::fp16_and_a_loss_scale_go_together<P::policy.precision.compute == Compute::fp16,
                                               P::policy.precision.loss_scale.rule !=
                                                   LossScaleRule::none>,
+      rule::tf32_needs_tensor_cores<P::policy.precision.compute == Compute::tf32,
+                                    P::policy.device.kind == DeviceKind::cuda>,
       rule::a_loss_scale_moves_by_powers_of_two<are_powers_of_two(P::policy.precision.loss_scale),
                                                 millionths(P::policy.precision.loss_scale.factor),
                                                 P::policy.precision.loss_scale.window,

@@ -202,6 +202,9 @@ template <HasPolicy P, class Space = Arena> class MemoryMap {
     return {plan_.batch.end() - round_up(size, tensor_alignment), size};
   }
 
+  /// What a device's products and kernels may use within a call.
+  void* scratch() { return arena_.at(plan_.scratch.offset, plan_.scratch.size); }
+
   // runs -----------------------------------------------------------------------------------------
 
   float* at(State state, const Run& run) {

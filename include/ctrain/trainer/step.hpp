@@ -64,6 +64,8 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
         host_(backend, map.arena(), map.plan().communication.offset),
         faults_(dispatch_, map, host_),
         update_(backend, map) {
+    if constexpr (requires { backend.begin(policy, nullptr, 0); })
+      backend.begin(policy, map.scratch(), map.plan().scratch.size);
     for (int slot = 0; slot < split.slots(map.at().pipeline); ++slot) {
       batches_[slot].here = map.batch(slot);
       batches_[slot].host = host_.batch_at(batches_[slot].here);

@@ -1,5 +1,5 @@
-// The 1.3B model on one card: batch, precision and card, as someone would write them. Compiling
-// this is the test.
+// The 1.3B model on one card, and on 2, 4 and 8: batch, precision and card, as someone would write
+// them. Compiling this is the test.
 #include <ctrain/check.hpp>
 
 #include <catch2/catch.hpp>
@@ -63,6 +63,64 @@ static_assert(fits_on(a100_40gb, padded(16)) && !fits_on(a100_40gb, padded(32)))
 static_assert(fits_on(a100_80gb, padded(64)) && !fits_on(a100_80gb, padded(96)));
 static_assert(fits_on(h100_80gb, packed(512)) && !fits_on(h100_80gb, packed(1024)));
 static_assert(fits_on(h200_141gb, packed(1024)) && !fits_on(h200_141gb, packed(2048)));
+
+// Several cards: what each policy shards decides how much more a card takes.
+constexpr Policy on_cards(Device device, Batch batch, Parallel parallel, int zero_stage = 0) {
+  return {.batch = batch,
+          .precision = bf16_compute,
+          .parallel = parallel,
+          .zero = {.stage = zero_stage},
+          .device = device};
+}
+struct A100_40_Two {
+  static constexpr Policy policy = on_cards(a100_40gb, packed(128), {.data = 2}, 1);
+};
+struct A100_40_TwoByTensor {
+  static constexpr Policy policy = on_cards(a100_40gb, packed(256), {.tensor = 2});
+};
+struct A100_40_Four {
+  static constexpr Policy policy = on_cards(a100_40gb, packed(256), {.data = 4}, 2);
+};
+struct A100_40_FourStages {
+  static constexpr Policy policy =
+      on_cards(a100_40gb, {.packed_tokens = 4096, .accumulation = 8}, {.pipeline = 4});
+};
+struct A100_40_Eight {
+  static constexpr Policy policy = on_cards(a100_40gb, packed(256), {.data = 8}, 3);
+};
+struct A100_80_Two {
+  static constexpr Policy policy = on_cards(a100_80gb, packed(512), {.data = 2}, 1);
+};
+struct A100_80_Four {
+  static constexpr Policy policy = on_cards(a100_80gb, packed(256), {.data = 2, .tensor = 2}, 1);
+};
+struct H100_Two {
+  static constexpr Policy policy = on_cards(h100_80gb, packed(512), {.data = 2}, 1);
+};
+struct H100_Four {
+  static constexpr Policy policy = on_cards(h100_80gb, packed(512), {.data = 4}, 3);
+};
+struct H100_Eight {
+  static constexpr Policy policy = on_cards(h100_80gb, {.packed_tokens = 8192, .accumulation = 8},
+                                            {.data = 2, .tensor = 2, .pipeline = 2}, 1);
+};
+struct H200_Two {
+  static constexpr Policy policy = on_cards(h200_141gb, packed(1024), {.data = 2});
+};
+struct H200_Eight {
+  static constexpr Policy policy = on_cards(h200_141gb, packed(1024), {.data = 8}, 1);
+};
+static_assert(check<A100_40_Two>() && check<A100_40_TwoByTensor>() && check<A100_40_Four>());
+static_assert(check<A100_40_FourStages>() && check<A100_40_Eight>());
+static_assert(check<A100_80_Two>() && check<A100_80_Four>());
+static_assert(check<H100_Two>() && check<H100_Four>() && check<H100_Eight>());
+static_assert(check<H200_Two>() && check<H200_Eight>());
+
+// 256 pairs a card of 40 GB want their states shared: not on one card, nor on 8 with copies.
+static_assert(!fits_on(a100_40gb, packed(256)));
+static_assert(!fits(on_cards(a100_40gb, packed(256), {.data = 8})));
+static_assert(!fits(on_cards(a100_40gb, packed(256), {.data = 8}, 1)));
+static_assert(fits(on_cards(a100_40gb, packed(256), {.data = 8}, 2)));
 
 }  // namespace
 

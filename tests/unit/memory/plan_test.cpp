@@ -98,7 +98,8 @@ static_assert(big.gradients.size - plan_memory(smallest).gradients.size ==
 static_assert(plan_memory(smallest).parameters.size == big.parameters.size);
 
 // Host threads have a workspace each, and attention no other.
-constexpr bytes host_extra = plan_memory(on_host).workspace() - big.workspace();
+constexpr bytes host_extra =
+    plan_memory(on_host).workspace() - (big.workspace() - big.scratch.size);
 static_assert(host_extra >= 0 && host_extra <= 8 * 2 * 128 * 128 * 4);
 
 constexpr bool batch_arrays_are_apart(const Policy& p) {

@@ -234,8 +234,8 @@ struct AttentionSlope : AttentionKernel<T, HeadSize, Aligned, AttentionBackward<
 };
 
 /// delta (rows, heads): row sums of d_context * context, which the other two read. One warp per row
-/// and head.
-template <class T> struct ContextSlopes {
+/// and head, Group elements of a lane at a time.
+template <class T, int Group> struct ContextSlopes {
   static constexpr int threads = 128;
   static constexpr int warps = threads / warp_size;
   float* delta;
@@ -251,8 +251,11 @@ template <class T> struct ContextSlopes {
     const std::int64_t at = block.index() * warps + block.thread() / warp_size;
     if (at >= std::int64_t{rows} * heads) return;
     float sum = 0;
-    for (int c = block.thread() % warp_size; c < head_size; c += warp_size)
-      sum += float(d_context[at * head_size + c]) * float(context[at * head_size + c]);
+    for (int c = block.thread() % warp_size * Group; c < head_size; c += warp_size * Group) {
+      const Values<Group> x = load<Group>(d_context + at * head_size + c),
+                          y = load<Group>(context + at * head_size + c);
+      for (int i = 0; i < Group; ++i) sum += x[i] * y[i];
+    }
     sum = warp_sum(block, sum);
     if (block.thread() % warp_size == 0) delta[at] = sum;
   }
@@ -399,8 +402,14 @@ template <class T, Stream S> void compute(const AttentionBackward<T>& call, S& s
   const bool aligned = rows_allow_groups(group_of<T>, call.head_size, call.d_qkv, call.d_context,
                                          call.context, call.qkv);
   float* delta = stream.template scratch<float>(std::int64_t{call.batch.rows} * call.heads);
-  stream.launch(ContextSlopes<T>{delta, call.d_context, call.context, call.batch.rows, call.heads,
-                                 call.head_size});
+  const auto sum_context = [&]<int Group>() {
+    stream.launch(ContextSlopes<T, Group>{delta, call.d_context, call.context, call.batch.rows,
+                                          call.heads, call.head_size});
+  };
+  if (aligned)
+    sum_context.template operator()<group_of<T>>();
+  else
+    sum_context.template operator()<1>();
   with_head_size<T>(call.head_size, aligned, [&]<int HeadSize, bool Aligned>() {
     stream.launch(AttendQueriesSlope<T, HeadSize, Aligned>{{call, attention_grid(call)}, delta});
     stream.launch(AttendKeysSlope<T, HeadSize, Aligned>{{call, attention_grid(call)}, delta});

@@ -79,9 +79,35 @@ template <int N> struct Values {
 /// Elements that a thread takes at once where one of the types is T.
 template <class T> inline constexpr int group_of = 16 / int(sizeof(T));
 
-/// Copies 16 bytes between addresses that are multiples of 16.
+/// 16 bytes in registers.
+#ifdef __CUDACC__
+using Bits16 = uint4;
+#else
+struct alignas(16) Bits16 {
+  std::uint32_t x, y, z, w;
+};
+#endif
+
+// From and to addresses that are multiples of 16. A device gets one access: from a plain copy of
+// what was just computed it makes several narrow ones.
+CTRAIN_HOST_DEVICE CTRAIN_INLINE Bits16 load_16_bytes(const void* from) {
+#ifdef __CUDA_ARCH__
+  return *static_cast<const Bits16*>(from);
+#else
+  Bits16 bits;
+  __builtin_memcpy(&bits, __builtin_assume_aligned(from, 16), 16);
+  return bits;
+#endif
+}
+CTRAIN_HOST_DEVICE CTRAIN_INLINE void store_16_bytes(void* to, const Bits16& bits) {
+#ifdef __CUDA_ARCH__
+  *static_cast<Bits16*>(to) = bits;
+#else
+  __builtin_memcpy(__builtin_assume_aligned(to, 16), &bits, 16);
+#endif
+}
 CTRAIN_HOST_DEVICE CTRAIN_INLINE void copy_16_bytes(void* to, const void* from) {
-  __builtin_memcpy(__builtin_assume_aligned(to, 16), __builtin_assume_aligned(from, 16), 16);
+  store_16_bytes(to, load_16_bytes(from));
 }
 
 template <int N, class T> CTRAIN_HOST_DEVICE CTRAIN_INLINE Values<N> load(const T* from) {
@@ -93,7 +119,8 @@ template <int N, class T> CTRAIN_HOST_DEVICE CTRAIN_INLINE Values<N> load(const 
     static_assert(N % group == 0, "a group is a multiple of 16 bytes");
     alignas(16) T part[group];
     for (int start = 0; start < N; start += group) {
-      copy_16_bytes(part, from + start);
+      const Bits16 bits = load_16_bytes(from + start);
+      __builtin_memcpy(static_cast<void*>(part), &bits, 16);
       for (int i = 0; i < group; ++i) result[start + i] = float(part[i]);
     }
   }
@@ -110,7 +137,9 @@ CTRAIN_HOST_DEVICE CTRAIN_INLINE void store(T* to, const Values<N>& values) {
     alignas(16) T part[group];
     for (int start = 0; start < N; start += group) {
       for (int i = 0; i < group; ++i) part[i] = T(values[start + i]);
-      copy_16_bytes(to + start, part);
+      Bits16 bits;
+      __builtin_memcpy(&bits, part, 16);
+      store_16_bytes(to + start, bits);
     }
   }
 }

@@ -41,6 +41,11 @@ inline void select_device(int device) {
   check(cudaSetDevice(device), "cudaSetDevice");
 }
 
+/// A first member: its device is the thread's before anything on it is made.
+struct SelectedDevice {
+  explicit SelectedDevice(int device) { select_device(device); }
+};
+
 /// `size` bytes of zeroed device memory in one allocation. The same interface as Arena, but no host
 /// may look inside. Throws Error if the device will not give it.
 class DeviceArena {

@@ -4,15 +4,13 @@
 #include <ctrain/backend/cuda/block.hpp>
 #include <ctrain/backend/cuda/status.hpp>
 #include <ctrain/core/units.hpp>
+#include <ctrain/memory/plan.hpp>
 
 #include <cuda_runtime.h>
 
 #include <limits>
 
 namespace ctrain::cuda {
-
-/// What cuBLASLt may use for one product; 32 MiB is what NVIDIA recommends for Hopper.
-inline constexpr bytes library_workspace_bytes = 32 * MiB;
 
 /// Models Block with the hardware's. Its functions carry both markers because kernels do; on a host
 /// they are never called.
@@ -84,7 +82,7 @@ class DeviceStream {
     cudaStreamDestroy(stream_);
   }
 
-  /// Works in `size` bytes that a plan has for it, at least library_workspace_bytes of them.
+  /// Works in `size` bytes that a plan has for it, at least library_workspace of them.
   void lend(void* memory, bytes size) { memory_ = memory, size_ = size; }
 
   cudaStream_t handle() const { return stream_; }
@@ -92,10 +90,10 @@ class DeviceStream {
 
   template <class T> T* scratch(std::int64_t count) const {
     std::byte* memory = workspace();
-    check_scratch(count * bytes(sizeof(T)), size_ - library_workspace_bytes);
-    return reinterpret_cast<T*>(memory + library_workspace_bytes);
+    check_scratch(count * bytes(sizeof(T)), size_ - library_workspace);
+    return reinterpret_cast<T*>(memory + library_workspace);
   }
-  void* library_workspace() const { return workspace(); }
+  void* products_workspace() const { return workspace(); }
 
   template <Kernel K> void launch(const K& kernel) const {
     const std::int64_t blocks = kernel.blocks();
@@ -126,7 +124,7 @@ class DeviceStream {
   }
 
   /// Without a plan: 16 MiB of scratch, 64 row chunks of two float sums over 32,768 columns.
-  static constexpr bytes own_bytes = library_workspace_bytes + 16 * MiB;
+  static constexpr bytes own_bytes = library_workspace + 16 * MiB;
 
   cudaStream_t stream_ = nullptr;
   mutable void* own_ = nullptr;
@@ -135,5 +133,20 @@ class DeviceStream {
 };
 
 static_assert(Stream<DeviceStream>);
+
+/// Seconds that what body() gives a stream takes there.
+template <class Body> double seconds_on(cudaStream_t stream, Body&& body) {
+  cudaEvent_t begin = nullptr, end = nullptr;
+  check(cudaEventCreate(&begin), "cudaEventCreate");
+  check(cudaEventCreate(&end), "cudaEventCreate");
+  check(cudaEventRecord(begin, stream), "cudaEventRecord");
+  body();
+  check(cudaEventRecord(end, stream), "cudaEventRecord");
+  check(cudaEventSynchronize(end), "cudaEventSynchronize");
+  float milliseconds = 0;
+  check(cudaEventElapsedTime(&milliseconds, begin, end), "cudaEventElapsedTime");
+  cudaEventDestroy(begin), cudaEventDestroy(end);
+  return 1e-3 * double(milliseconds);
+}
 
 }  // namespace ctrain::cuda

@@ -1,14 +1,13 @@
 /// \file  Matrix products on a device by cuBLASLt, one algorithm per shape.   floor 5: backend
 #pragma once
 
-#include <ctrain/backend/calls.hpp>
 #include <ctrain/backend/cuda/launch.cuh>
+#include <ctrain/backend/cuda/product_shapes.hpp>
 #include <ctrain/backend/cuda/status.hpp>
 
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 
-#include <compare>
 #include <map>
 #include <memory>
 #include <type_traits>
@@ -17,36 +16,9 @@ namespace ctrain::cuda {
 
 // vocabulary --------------------------------------------------------------------------------------
 
-/// What a product does on the way to D besides the product itself, in the library's own kernel.
-/// `bias`: D += bias (m), a number for each row of D. `bias_gelu`: aux = D + bias, D = gelu(aux).
-/// `gelu_slope`: D = D * gelu'(aux). GELU is the tanh form. `sums_of_b`: bias (n) = sums of op(B)'s
-/// columns.
-enum class Epilogue : std::uint8_t { none, bias, bias_gelu, gelu_slope, sums_of_b };
-
-/// D (m, n) = op(A) (m, k) op(B) (k, n), or plus D: column-major and dense, as the library thinks.
-/// A row-major (rows, cols) matrix is its column-major (cols, rows).
-struct ProductShape {
-  int m = 0, n = 0, k = 0;
-  bool transpose_a = false, transpose_b = false;
-  cudaDataType operand = CUDA_R_32F, result = CUDA_R_32F;
-  Epilogue epilogue = Epilogue::none;
-  bool accumulate = false;
-
-  friend auto operator<=>(const ProductShape&, const ProductShape&) = default;
-};
-
-/// Device addresses. `bias` and `aux` (m, n) as the epilogue has them.
-struct ProductOperands {
-  const void* a = nullptr;
-  const void* b = nullptr;
-  void* d = nullptr;
-  const void* bias = nullptr;
-  const void* aux = nullptr;
-};
-
-template <class T> inline constexpr cudaDataType data_type_of = CUDA_R_32F;
-template <> inline constexpr cudaDataType data_type_of<bf16> = CUDA_R_16BF;
-template <> inline constexpr cudaDataType data_type_of<fp16> = CUDA_R_16F;
+constexpr cudaDataType data_type(DType type) {
+  return type == DType::bf16 ? CUDA_R_16BF : type == DType::fp16 ? CUDA_R_16F : CUDA_R_32F;
+}
 
 /// What is handed back when its owner goes.
 template <class Handle, cublasStatus_t (*Destroy)(Handle)> struct Destroyer {
@@ -67,11 +39,17 @@ using Preference = Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDes
 /// shape gives the same bits. Sums are in fp32.
 class Products {
  public:
-  /// `tf32`: fp32 operands are rounded to 10 bits of mantissa, which tensor cores take.
-  Products(const DeviceStream& stream, bool tf32) : stream_(stream), tf32_(tf32) {
+  explicit Products(const DeviceStream& stream) : stream_(stream) {
     cublasLtHandle_t handle = nullptr;
     check(cublasLtCreate(&handle), "cublasLtCreate");
     library_.reset(handle);
+  }
+
+  /// fp32 operands are rounded to 10 bits of mantissa, which tensor cores take, in all products
+  /// from now on.
+  void use_tf32(bool yes) {
+    if (yes != tf32_) prepared_.clear();
+    tf32_ = yes;
   }
 
   /// False, and nothing done, where the library has no kernel for the shape.
@@ -83,8 +61,8 @@ class Products {
     const float alpha = 1, beta = shape.accumulate ? 1 : 0;
     check(cublasLtMatmul(library_.get(), with.description.get(), &alpha, on.a, with.a.get(), on.b,
                          with.b.get(), &beta, on.d, with.d.get(), on.d, with.d.get(),
-                         &with.algorithm, stream_.library_workspace(),
-                         std::size_t(library_workspace_bytes), stream_.handle()),
+                         &with.algorithm, stream_.products_workspace(),
+                         std::size_t(library_workspace), stream_.handle()),
           "cublasLtMatmul");
     return true;
   }
@@ -113,16 +91,16 @@ class Products {
     Prepared p;
     p.description = describe(s);
     point(p.description, s.epilogue, on);  // the heuristic looks at the pointers' presence
-    p.a = lay_out(s.operand, s.transpose_a ? s.k : s.m, s.transpose_a ? s.m : s.k);
-    p.b = lay_out(s.operand, s.transpose_b ? s.n : s.k, s.transpose_b ? s.k : s.n);
-    p.d = lay_out(s.result, s.m, s.n);
+    p.a = lay_out(data_type(s.operand), s.transpose_a ? s.k : s.m, s.transpose_a ? s.m : s.k);
+    p.b = lay_out(data_type(s.operand), s.transpose_b ? s.n : s.k, s.transpose_b ? s.k : s.n);
+    p.d = lay_out(data_type(s.result), s.m, s.n);
     choose(p);
     return p;
   }
 
   Description describe(const ProductShape& s) const {
     const cublasComputeType_t compute =
-        s.operand == CUDA_R_32F && tf32_ ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+        s.operand == DType::fp32 && tf32_ ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
     cublasLtMatmulDesc_t handle = nullptr;
     check(cublasLtMatmulDescCreate(&handle, compute, CUDA_R_32F), "cublasLtMatmulDescCreate");
     Description description(handle);
@@ -166,8 +144,7 @@ class Products {
     cublasLtMatmulPreference_t handle = nullptr;
     check(cublasLtMatmulPreferenceCreate(&handle), "cublasLtMatmulPreferenceCreate");
     const Preference preference(handle);
-    prefer(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-           std::size_t(library_workspace_bytes));
+    prefer(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::size_t(library_workspace));
     for (const auto operand :
          {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
           CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
@@ -197,42 +174,9 @@ class Products {
   static constexpr int alignment = 16;  // of every tensor of a plan, at least
 
   const DeviceStream& stream_;
-  bool tf32_;
+  bool tf32_ = false;
   Library library_;
   std::map<ProductShape, Prepared> prepared_;
 };
-
-// from calls to products --------------------------------------------------------------------------
-
-/// The matrix a product reads: the fp32 master, or the row-major copy in T.
-template <class T> const void* operand_of(const Weight<T>& weight) {
-  if constexpr (std::is_same_v<T, float>)
-    return weight.master;
-  else if (weight.forward != nullptr)
-    return weight.forward;
-  else
-    throw Error("CUDA", "a product of 16-bit operands has no copy of its weight",
-                "Plan weight copies: set precision.compute = bf16 or fp16 in the policy");
-}
-
-/// z^T (out, rows) = W x^T + bias.
-template <class T> ProductShape shape_of(const LinearForward<T>& call) {
-  return {call.weight.out, call.rows,
-          call.weight.in,  true,
-          false,           data_type_of<T>,
-          data_type_of<T>, call.bias ? Epilogue::bias : Epilogue::none};
-}
-
-/// dx^T (in, rows) (+)= W^T dz^T.
-template <class T, class DX> ProductShape shape_of(const LinearBackwardInput<T, DX>& call) {
-  return {call.weight.in,   call.rows,      call.weight.out,      false, false, data_type_of<T>,
-          data_type_of<DX>, Epilogue::none, call.accumulate_input};
-}
-
-/// d_weight^T (in, out) (+)= x^T dz.
-template <class T, class G> ProductShape shape_of(const LinearBackwardWeight<T, G>& call) {
-  return {call.in,         call.out,        call.rows,      false,          true,
-          data_type_of<T>, data_type_of<G>, Epilogue::none, call.accumulate};
-}
 
 }  // namespace ctrain::cuda

@@ -5,6 +5,7 @@
 #include <ctrain/backend/cuda/block.hpp>
 #include <ctrain/backend/cuda/elementwise.hpp>
 #include <ctrain/backend/math/adamw.hpp>
+#include <ctrain/backend/math/loss_scale.hpp>
 #include <ctrain/backend/math/sum_of_squares.hpp>
 
 #include <cmath>
@@ -13,22 +14,11 @@ namespace ctrain::cuda {
 
 // vocabulary --------------------------------------------------------------------------------------
 
-/// What a step decides on the device, so that no host waits for the norm. All zero at start but
-/// `loss_scale`.
+/// What a step decides on the device, so that no host waits for the norm.
 struct UpdateState {
-  ExactSum sum_of_squares;         // of all gradients
-  float gradient_factor = 0;       // of every gradient; 0: not finite, the update does nothing
-  float loss_scale = 1;            // what the loss was multiplied by
-  std::int32_t good_steps = 0;     // since the loss scale last changed
-  std::int32_t skipped_steps = 0;  // in all
-};
-
-/// How the loss scale moves: halved after a step that is not finite, doubled after
-/// `growth_interval` good ones (Micikevicius et al., arXiv 1710.03740). growth_interval 0: it
-/// stays.
-struct LossScaleRule {
-  std::int32_t growth_interval = 0;
-  float largest = 65536;
+  ExactSum sum_of_squares;    // of all gradients
+  float gradient_factor = 0;  // of every gradient; 0: not finite, the update does nothing
+  LossScaleState loss;        // what the loss is multiplied by, and the steps that were skipped
 };
 
 // functions ---------------------------------------------------------------------------------------
@@ -42,20 +32,6 @@ CTRAIN_HOST_DEVICE inline float gradient_factor(double sum_of_squares, float los
   if (!(norm <= 1.7976931348623157e308)) return 0;
   const double bound = clip > 0 ? double(clip) / (norm + 1e-6) : 1.0;
   return float(scale * (bound < 1.0 ? bound : 1.0));
-}
-
-/// The loss scale and its counters after a step.
-CTRAIN_HOST_DEVICE inline void move_loss_scale(UpdateState& state, const LossScaleRule& rule) {
-  const bool good = state.gradient_factor != 0;
-  state.skipped_steps += good ? 0 : 1;
-  state.good_steps = good ? state.good_steps + 1 : 0;
-  if (rule.growth_interval == 0) return;
-  if (!good) {
-    state.loss_scale *= 0.5f;
-  } else if (state.good_steps == rule.growth_interval) {
-    state.good_steps = 0;
-    if (state.loss_scale < rule.largest) state.loss_scale *= 2;
-  }
 }
 
 // kernels -----------------------------------------------------------------------------------------
@@ -118,15 +94,15 @@ struct FoldSquares {
 struct DecideUpdate {
   static constexpr int threads = 32;
   UpdateState* state;
-  LossScaleRule rule;
+  LossScale by;
   float mean, clip;
 
   std::int64_t blocks() const { return 1; }
   template <Block B> CTRAIN_HOST_DEVICE void operator()(B& block) const {
     if (block.thread() != 0) return;
     state->gradient_factor =
-        gradient_factor(state->sum_of_squares.value(), state->loss_scale, mean, clip);
-    move_loss_scale(*state, rule);
+        gradient_factor(state->sum_of_squares.value(), state->loss.scale, mean, clip);
+    state->loss = loss_scale_after(state->loss, by, state->gradient_factor == 0);
   }
 };
 
@@ -187,9 +163,8 @@ template <class G, Stream S> void compute(const AdamWUpdateOf<G>& call, S& strea
 
 /// A kernel that only decides; see UpdateState.
 template <Stream S>
-void decide_update(S& stream, UpdateState* state, const LossScaleRule& rule, float mean,
-                   float clip) {
-  stream.launch(DecideUpdate{state, rule, mean, clip});
+void decide_update(S& stream, UpdateState* state, const LossScale& by, float mean, float clip) {
+  stream.launch(DecideUpdate{state, by, mean, clip});
 }
 
 }  // namespace ctrain::cuda
