@@ -3,8 +3,7 @@
 
 #include <ctrain/backend/comm/agreement.hpp>
 #include <ctrain/backend/comm/single.hpp>
-#include <ctrain/backend/cpu/cpu.hpp>
-#include <ctrain/backend/cpu/peak.hpp>
+#include <ctrain/backend/default.hpp>
 #include <ctrain/core/error.hpp>
 #include <ctrain/io/checkpoint.hpp>
 #include <ctrain/io/dataset.hpp>
@@ -171,7 +170,7 @@ inline constexpr std::string_view metric_names[] = {"train_loss", "train_acc", "
 /// One rank's part of a run of P's trainer: everything between a command line and predict.json.
 /// Rank 0 prints, logs and decides where files are concerned; tensors are written by all.
 template <HasPolicy P, Backend B, Communicator C> class FineTuning {
-  static constexpr const Policy& policy = P::policy;
+  static constexpr const auto& policy = P::policy;
   /// Micro-batches of an optimizer step, of all ranks.
   static constexpr std::int64_t step_batches =
       std::int64_t{P::policy.parallel.data} * P::policy.batch.accumulation;
@@ -328,7 +327,7 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
   /// Of all ranks at once. On a shared machine one moment may be slow: it is measured again after
   /// each validation, and the best counts.
   void measure_peak() {
-    const double mine = cpu::measured_peak(policy.compute_type(), trainer_.backend().workers());
+    const double mine = trainer_.backend().measured_peak(policy.compute_type());
     double sum = 0;
     for (const double peak : of_all_ranks(mine)) sum += peak;
     peak_ = std::max(peak_, sum);
@@ -509,6 +508,7 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
   void require_finite_outputs() {
     if (std::ranges::all_of(trainer_.step().logits(), [](float x) { return std::isfinite(x); }))
       return;
+    trainer_.fetch_state();
     require_finite(trainer_.parts(State::weight), step_);
     throw Error(fmt::format("step {}", step_),
                 "the outputs of the model are not finite numbers, though its weights are",
@@ -581,6 +581,7 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
   }
 
   void require_finite_weights() {
+    trainer_.fetch_state();
     together::run(communicator_, [&] { require_finite(trainer_.parts(State::weight), step_); });
   }
 
@@ -662,7 +663,7 @@ inline int launched_rank() {
 /// A program: fine-tunes P's model as the flags say (`--help` lists them). Returns 0, or 1 after
 /// one line on stderr that says what is wrong, where, and what to do. With C = Mpi it is one of the
 /// ranks of a policy that has several, started by mpirun or srun.
-template <HasPolicy P, Backend B = Cpu, Communicator C = Single>
+template <HasPolicy P, Backend B = DefaultBackend, Communicator C = Single>
 int finetune_classification(int argc, const char* const* argv) {
   static_assert(std::is_same_v<C, Single> == (P::policy.parallel.ranks() == 1),
                 "a policy of several ranks needs a communicator between them, and one of one rank "

@@ -7,13 +7,14 @@
 #include <ctrain/memory/plan.hpp>
 
 #include <cstddef>
-#include <cstdlib>
 #include <memory>
 #include <span>
 #include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
+
+#include <sys/mman.h>
 
 namespace ctrain {
 
@@ -46,10 +47,12 @@ template <class B> class HostView {
  public:
   HostView(B& backend, Space& arena, bytes mirrored) : backend_(backend), arena_(arena) {
     if constexpr (is_arena) return;
-    memory_.reset(static_cast<std::byte*>(std::calloc(1, std::size_t(mirrored))));
-    if (!memory_)
+    void* const memory = mmap(nullptr, std::size_t(mirrored), PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED)
       throw Error("memory", std::to_string(mirrored) + " bytes of host memory cannot be had",
                   "Free memory on the host");
+    memory_ = {static_cast<std::byte*>(memory), {mirrored}};
   }
 
   /// The host's address of something in the mirrored part.
@@ -87,8 +90,9 @@ template <class B> class HostView {
   }
 
  private:
-  struct Free {
-    void operator()(std::byte* memory) const { std::free(memory); }
+  struct Unmap {
+    bytes size = 0;
+    void operator()(std::byte* memory) const { munmap(memory, std::size_t(size)); }
   };
   std::byte* mirror_of(const std::byte* address) const {
     return memory_.get() + (address - arena_.base());
@@ -96,7 +100,7 @@ template <class B> class HostView {
 
   B& backend_;
   Space& arena_;
-  std::unique_ptr<std::byte, Free> memory_;
+  std::unique_ptr<std::byte, Unmap> memory_;
 };
 
 }  // namespace ctrain

@@ -5,6 +5,7 @@
 #include <ctrain/backend/cpu/attention.hpp>
 #include <ctrain/backend/cpu/library_products.hpp>
 #include <ctrain/backend/cpu/panel_products.hpp>
+#include <ctrain/backend/cpu/peak.hpp>
 #include <ctrain/backend/cpu/row_programs.hpp>
 #include <ctrain/backend/cpu/rows.hpp>
 #include <ctrain/backend/cpu/update.hpp>
@@ -49,6 +50,9 @@ template <class Products> class CpuWith {
   void prepare_shapes(std::span<const LinearShape> layers, std::span<const int> rows) {
     products_.template prepare<T>(layers, rows);
   }
+
+  /// Operations a second that this machine's threads can do on operands of a type, measured now.
+  double measured_peak(DType operand) const { return cpu::measured_peak(operand, workers()); }
 
   template <HasCpuKernel Call> void run(const Call& call) { cpu::compute(call, threads_); }
 
