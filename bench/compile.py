@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """What a policy costs a compiler: seconds and peak memory, medians of three, per source and compiler.
 
-bench/compile/*.cpp are whole programs around one policy. Peak memory is that of the largest single
+bench/compile/*.cpp are whole programs around one policy; the CUDA programs of examples, tests/gpu and bench are compiled to
+PTX, whose size is printed too. Peak memory is that of the largest single
 process, as the kernel counts it (ru_maxrss). Run it on a quiet machine: it measures wall time.
 """
 import argparse
@@ -25,6 +26,15 @@ COMPILERS = {
     "clang++ -fsyntax-only": ["clang++", "-std=c++20", INCLUDE, "-fsyntax-only"],
     "nvcc": ["nvcc", "-std=c++20", "-arch=sm_90", INCLUDE, "-x", "cu", "-c"],
 }
+CUDA_COMPILERS = {
+    f"nvcc -ptx {card}": ["nvcc", "-std=c++20", "-O2", f"-arch={card}", INCLUDE, "-isystem", "/usr/include/eigen3",
+                          "-DEIGEN_NO_CUDA", "-DFMT_USE_CONSTEXPR=1", "-ptx"]
+    for card in ("sm_80", "sm_90")
+}
+
+
+def compilers_for(source):
+    return CUDA_COMPILERS if source.suffix == ".cu" else COMPILERS
 
 
 def once(command):
@@ -42,16 +52,19 @@ def once(command):
 
 def measure(source, compiler, repeats):
     with tempfile.TemporaryDirectory() as scratch:
-        command = COMPILERS[compiler] + [str(source)]
-        if "-c" in command:
-            command += ["-o", f"{scratch}/out.o"]
+        command = compilers_for(source)[compiler] + [str(source)]
+        out = pathlib.Path(scratch) / "out"
+        if "-c" in command or "-ptx" in command:
+            command += ["-o", str(out)]
         runs = [once(command) for _ in range(repeats)]
+        ptx = {"ptx_KiB": round(out.stat().st_size / 1024)} if "-ptx" in command else {}
     return {
         "source": source.name,
         "compiler": compiler,
         "seconds": round(statistics.median(seconds for seconds, _ in runs), 3),
         "peak_MiB": round(statistics.median(memory for _, memory in runs), 1),
         "all_seconds": [round(seconds, 3) for seconds, _ in runs],
+        **ptx,
     }
 
 
@@ -73,18 +86,21 @@ def main():
     parser.add_argument("--json", help="write the figures here")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("sources", nargs="*", type=pathlib.Path,
-                        default=sorted((ROOT / "bench/compile").glob("*.cpp")))
+                        default=sorted((ROOT / "bench/compile").glob("*.cpp")) + sorted(
+                            each for folder, names in (("examples", "*.cu"), ("tests/gpu", "*.cu"), ("bench", "*.cu"))
+                            for each in (ROOT / folder).glob(names)))
     options = parser.parse_args()
 
     rows = []
-    print(f"{'source':32} {'compiler':24} {'seconds':>8} {'peak MiB':>9}")
+    print(f"{'source':32} {'compiler':24} {'seconds':>8} {'peak MiB':>9} {'PTX KiB':>8}")
     for source in options.sources:
-        for compiler in COMPILERS:
-            if not shutil.which(COMPILERS[compiler][0]):
+        for compiler, command in compilers_for(source).items():
+            if not shutil.which(command[0]):
                 continue
             row = measure(source, compiler, options.repeats)
             rows.append(row)
-            print(f"{row['source']:32} {compiler:24} {row['seconds']:8.2f} {row['peak_MiB']:9.0f}", flush=True)
+            print(f"{row['source']:32} {compiler:24} {row['seconds']:8.2f} {row['peak_MiB']:9.0f} "
+                  f"{row.get('ptx_KiB', ''):>8}", flush=True)
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps({**machine(), "rows": rows}, indent=2) + "\n")
 

@@ -4,6 +4,7 @@
 #
 #   NAME = compile    seconds and memory of the compilers on bench/compile/*.cpp
 #   NAME = proofs     seconds of the compilers on every split of the 1.3B model within 8 ranks
+#   NAME = kernels    registers, spills and 16-byte accesses of the hot CUDA kernels; needs nvcc
 #   NAME = pytorch    whole steps of ours and of PyTorch in turn; needs --python with torch
 #   any other         builds bench/NAME.cpp (or .cu) and runs it with --json FILE ARGUMENT...
 set -eu
@@ -11,7 +12,7 @@ cd "$(dirname "$0")/.."
 
 if (($# == 0)); then
   echo "usage: bench/run.sh NAME [ARGUMENT...], where NAME is one of:"
-  { echo compile; echo proofs; echo pytorch; find bench -maxdepth 1 -name '*.cpp' -o -maxdepth 1 -name '*.cu'; } |
+  { echo compile; echo kernels; echo proofs; echo pytorch; find bench -maxdepth 1 -name '*.cpp' -o -maxdepth 1 -name '*.cu'; } |
     sed 's@.*/@@; s@\.[a-z]*$@@; s@^@  @' | sort
   exit 2
 fi
@@ -23,6 +24,8 @@ mkdir -p bench/results
 
 if [[ $name == compile || $name == proofs ]]; then
   python3 "bench/$name.py" --json "$json" "$@"
+elif [[ $name == kernels ]]; then
+  python3 bench/kernels.py "$@"
 elif [[ $name == pytorch ]]; then
   cmake --preset cuda >/dev/null
   cmake --build --preset cuda --target bench_step >&2

@@ -1,0 +1,88 @@
+// Steps of the 1.3B model on a card: AFQMC pairs padded and packed, and 16,384 packed tokens, with
+// the card's own rates of products and copies measured in the same process. One JSON object a line,
+// for bench/gpu.py, which puts PyTorch beside it.
+#include <ctrain/model/cost.hpp>
+#include <ctrain/policy/presets.hpp>
+#include <ctrain/trainer/trainer.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <vector>
+
+#include "feeds.hpp"
+
+namespace {
+
+using namespace ctrain;
+
+constexpr Policy policy_of(Batch batch) {
+  return {.batch = batch, .precision = {.compute = Compute::bf16}, .device = h100_80gb};
+}
+/// Four AFQMC pairs a step, as the convention has it, and packed.
+struct padded_4x512 {
+  static constexpr Policy policy = policy_of({.sentences = 4, .length = 512});
+};
+struct packed_4_pairs {
+  static constexpr Policy policy = policy_of({.packed_tokens = 256, .sentences = 4});
+};
+struct packed_16k {
+  static constexpr Policy policy = policy_of({.packed_tokens = 16384, .sentences = 128});
+};
+
+/// Bytes a second of a copy within the card's memory, read and written ones counted.
+double copy_rate(Cuda& cuda) {
+  const bytes size = 1 * GiB;
+  const cuda::DeviceArena memory(2 * size);
+  double best = 0;
+  for (int i = 0; i < 8; ++i)
+    best = std::max(
+        best, 2.0 * double(size) / cuda::seconds_on(cuda.stream(), [&] {
+                cuda::check(cudaMemcpyAsync(memory.base() + size, memory.base(), std::size_t(size),
+                                            cudaMemcpyDefault, cuda.stream()),
+                            "cudaMemcpyAsync");
+              }));
+  return best;
+}
+
+/// Median seconds of a step; `length` tokens a sentence, all of them real.
+template <class P> void measure(const char* name, int length, double peak) {
+  Trainer<P, Cuda> trainer(1);
+  EqualSentences feed{P::policy.batch.sentence_bound(), length, P::policy.model.vocabulary};
+  std::vector<double> seconds;
+  StepResult result;
+  for (int step = 0; step < 23; ++step) {
+    const auto begin = std::chrono::steady_clock::now();
+    result =
+        trainer.step().train(feed, {.seed = 1, .step = step, .learning_rate = 1e-6, .clip = 1});
+    trainer.backend().synchronize();
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+    if (step >= 3) seconds.push_back(taken.count());
+  }
+  std::sort(seconds.begin(), seconds.end());
+  const double median = seconds[seconds.size() / 2];
+  const double flops =
+      training_flops(P::policy.model, double(result.rows), double(result.attended));
+  std::printf(
+      "{\"step\": \"%s\", \"rows\": %lld, \"seconds\": %.6f, \"steps_per_second\": %.3f, "
+      "\"tokens_per_second\": %.0f, \"tflops\": %.2f, \"share_of_gemm\": %.4f}\n",
+      name, static_cast<long long>(result.rows), median, 1 / median, double(result.rows) / median,
+      flops / median / 1e12, flops / median / peak);
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+int main() {
+  cuda::require_device("bench_gpu");
+  double peak = 0;
+  {
+    Cuda cuda;
+    peak = cuda.measured_peak(DType::bf16);
+    std::printf("{\"gemm_bf16_tflops\": %.1f, \"copy_GB_per_second\": %.0f}\n", peak / 1e12,
+                copy_rate(cuda) / 1e9);
+  }
+  measure<padded_4x512>("padded 4 x 512", 512, peak);
+  measure<packed_4_pairs>("packed 4 pairs of 36", 36, peak);
+  measure<packed_16k>("packed 16,384 tokens of 128", 128, peak);
+}
