@@ -33,7 +33,7 @@ template <class Visit> void for_each_budget(Visit&& visit) {
     for (const Compute c : {Compute::fp32, Compute::bf16})
       for (const Batch& b :
            {Batch{.packed_tokens = 2048}, Batch{.packed_tokens = 2048, .sentences = 500},
-            Batch{.sentences = 8}, Batch{.sentences = 5}})
+            Batch{.sentences = 64}, Batch{.sentences = 8}, Batch{.sentences = 5}})
         for (const DeviceKind kind : {DeviceKind::host, DeviceKind::cuda})
           for (const Recompute r : {Recompute::none, Recompute::full}) {
             Policy p = policy_of(m, b, c, {kind, 1, 0, 8});
