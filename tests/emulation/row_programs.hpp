@@ -39,7 +39,7 @@ template <class G> void row_programs_agree() {
                 {by, {}, &norms}, {weight.data(), first.data(), second.data()}, count});
             backend.run(
                 RunRows<FollowGradient, G>{FollowGradient(n), {first.data()}, count, g.data()});
-            backend.run(RunRows<KeepWhereMoved>{{}, {first.data(), second.data()}, count});
+            backend.run(RunRows<KeepWithinVariance>{{2.5f}, {first.data(), second.data()}, count});
             backend.run(LargestOfRows<VarianceRatio>{
                 few.data(), {1e-3f}, {second.data(), second.data()}, count});
             backend.run(RunOnce<Double>{{few.data() + 1}});

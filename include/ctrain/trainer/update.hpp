@@ -105,7 +105,9 @@ template <HasPolicy P, Backend B> class Update {
       }
       if constexpr (kind == OptimizerKind::one_bit_lamb)
         backend_.run(RunRows<ScaleBack>{{tensor(at.tensor)}, {m}, run.count});
-      backend_.run(RunRows<KeepWhereMoved>{{}, {m, map_.at(State::second_moment, run)}, run.count});
+      const float bound = as_in_paper ? adam_bound(numbers_) : KeepWithinVariance{}.bound;
+      backend_.run(
+          RunRows<KeepWithinVariance>{{bound}, {m, map_.at(State::second_moment, run)}, run.count});
       at.pass(layout);
     });
   }

@@ -157,6 +157,15 @@ TEST_CASE("backend.row_programs.variance_ratios_have_one_maximum_on_every_backen
       {{most}}, {1e-6});
 }
 
+TEST_CASE("backend.row_programs.a_sum_of_signs_stays_within_what_adam_could_step") {
+  Floats m{1, -1, 1, -1, 0.5f, 1}, v{4, 4, 0.01f, 0.01f, 0, 1e-20f};
+  CpuReference reference;
+  OptimizerNumbers n;
+  CHECK(adam_bound(n) == Approx(0.1 / std::sqrt(0.001)));
+  reference.run(RunRows<KeepWithinVariance>{{2}, {m.data(), v.data()}, 6});
+  CHECK(m == Floats{1, -1, 0.2f, -0.2f, 0, 2e-10f});
+}
+
 TEST_CASE("backend.row_programs.one_bit_lamb_reads_the_gradient_out_of_the_momentum") {
   OptimizerNumbers n;
   const float gradient = 0.375f, before = 0.25f, after = 0.9f * before + 0.1f * gradient;

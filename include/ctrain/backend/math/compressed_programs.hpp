@@ -20,17 +20,27 @@ struct AddToError {
   }
 };
 
-/// m = 0 where v is 0. An element that never had a gradient comes out of a sum of signs as plus or
-/// minus the scale, which sqrt(v) = 0 would divide. (DeepSpeed has users pass such a mask.)
-struct KeepWhereMoved {
+/// m within bound * sqrt(v); 0 where v is 0. Out of a sum of signs every element comes as plus or
+/// minus the scale, also one that never had a gradient, or a tiny one only, and its frozen sqrt(v)
+/// would then make a huge step of it. Adam's own steps are bounded: see adam_bound(). (DeepSpeed
+/// has users pass a mask for elements without gradients, which is this with no bound.)
+struct KeepWithinVariance {
   static constexpr int states = 2, written = 1;
   static constexpr bool takes_gradient = false;
+  float bound = 3e38f;
 
-  CTRAIN_HOST_DEVICE KeepWhereMoved ready() const { return *this; }
+  CTRAIN_HOST_DEVICE KeepWithinVariance ready() const { return *this; }
   template <class Real> CTRAIN_HOST_DEVICE void step(Real (&x)[states], Real) const {
-    x[0] = select(Real(0.0f) < x[1], x[0], Real(0.0f));
+    const Real most = Real(bound) * square_root(x[1]), least = Real(0.0f) - most;
+    const Real below = select(x[0] < most, x[0], most);
+    x[0] = select(least < below, below, least);
   }
 };
+
+/// The largest |m| / sqrt(v) that Adam comes to, after one gradient among zeros.
+inline float adam_bound(const OptimizerNumbers& n) {
+  return float((1 - as_written(n.beta1)) / std::sqrt(1 - as_written(n.beta2)));
+}
 
 // 1-bit LAMB -------------------------------------------------------------------------------------
 
