@@ -192,6 +192,8 @@ template <bool Offloads, int Layers>
 concept a_streamed_model_has_at_most_64_layers = !(Offloads && Layers > 64);
 template <bool Offloads, bool LayoutInvariant, int Accumulation>
 concept streamed_gradients_are_added_in_turn = !(Offloads && LayoutInvariant && Accumulation > 1);
+template <bool Offloads, bool IsAdam>
+concept streamed_updates_are_of_single_elements = !(Offloads && !IsAdam);
 template <bool Offloads, bool ComputeIsFp16>
 concept streamed_gradients_have_no_scale = !(Offloads && ComputeIsFp16);
 template <int Buffers, bool PieceIsWhole>
@@ -558,6 +560,12 @@ struct streamed_gradients_are_added_in_turn {
       "are "
       "added in turn. Set deterministic to fixed_layout, or batch.accumulation to 1.");
 };
+template <bool Offloads, bool IsAdam> struct streamed_updates_are_of_single_elements {
+  static_assert(ctrain::streamed_updates_are_of_single_elements<Offloads, IsAdam>,
+                "invalid policy: states stream in pieces, and this optimizer needs a whole tensor, "
+                "or other ranks. Set optimizer.kind to adamw_torch, adamw_hugging_face or adam_l2, "
+                "or leave offload out.");
+};
 template <bool Offloads, bool ComputeIsFp16> struct streamed_gradients_have_no_scale {
   static_assert(ctrain::streamed_gradients_have_no_scale<Offloads, ComputeIsFp16>,
                 "invalid policy: a step that streams cannot be taken back, as a loss scale in fp16 "
@@ -685,6 +693,8 @@ inline constexpr bool keeps_every_rule =
      streamed_gradients_are_added_in_turn<
          P::policy.offload.any(), (P::policy.deterministic == Deterministic::layout_invariant),
          P::policy.batch.accumulation> &&
+     streamed_updates_are_of_single_elements<P::policy.offload.any(),
+                                             is_adam(P::policy.optimizer.kind)> &&
      streamed_gradients_have_no_scale<P::policy.offload.any(),
                                       (P::policy.precision.compute == Compute::fp16)> &&
      offload_buffers_are_bounded<P::policy.offload.buffers,
@@ -812,6 +822,8 @@ struct CheckPolicy
       rule::streamed_gradients_are_added_in_turn<
           P::policy.offload.any(), (P::policy.deterministic == Deterministic::layout_invariant),
           P::policy.batch.accumulation>,
+      rule::streamed_updates_are_of_single_elements<P::policy.offload.any(),
+                                                    is_adam(P::policy.optimizer.kind)>,
       rule::streamed_gradients_have_no_scale<P::policy.offload.any(),
                                              (P::policy.precision.compute == Compute::fp16)>,
       rule::offload_buffers_are_bounded<P::policy.offload.buffers,

@@ -4,6 +4,7 @@
 #include <ctrain/memory/budget.hpp>
 #include <ctrain/policy/rules.hpp>
 #include <ctrain/schedule/schedule.hpp>
+#include <ctrain/schedule/streaming_proof.hpp>
 
 #include <cstddef>
 #include <type_traits>
@@ -25,7 +26,9 @@ concept is_a_constant = (Anything * 0 == 0);
 template <class P> inline constexpr bool is_readable = is_a_constant<P::policy.batch.accumulation>;
 
 /// The verdict on the plan and the schedule of a valid policy.
-template <class P> struct CheckDerived : PlanOf<P>::check, ScheduleOf<P>::check {};
+template <class P, bool Streams = P::policy.offload.any()>
+struct CheckDerived : PlanOf<P>::check, ScheduleOf<P>::check {};
+template <class P> struct CheckDerived<P, true> : CheckStreamed<P>::check {};
 
 template <class P> struct VerdictOn { using type = NamesNoPolicy<P>; };
 template <class P>

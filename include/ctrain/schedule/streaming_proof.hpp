@@ -1,6 +1,7 @@
 /// \file  That the table of a streamed step is right, for every order in which its lanes can run.   floor 4: schedule
 #pragma once
 
+#include <ctrain/core/say.hpp>
 #include <ctrain/schedule/streaming.hpp>
 
 #include <cstddef>
@@ -543,6 +544,18 @@ struct stream_breaks_a_promise {
 };
 struct stream_is_proved {};
 
+template <class Device, class Host, class Has> inline constexpr bool streamed_plan_fits = false;
+
+template <class OnDevice, class OnHost, class Has> struct streamed_memory_exceeded {
+  static_assert(streamed_plan_fits<OnDevice, OnHost, Has>,
+                "memory budget exceeded. The plan of this stream is named around this message: "
+                "what it needs on the device, what on the host (which counts where the device is "
+                "the host), and what the device has. Send more away (offload.parameters, "
+                "offload.activations), set offload.unit = StreamBy::matrix or recompute = full, or "
+                "make the batch smaller.");
+};
+struct streamed_memory_suffices {};
+
 }  // namespace say
 
 /// The proof of one table of a policy. Instantiating `check` makes it.
@@ -572,5 +585,24 @@ constexpr bool check_stream(
     static_assert(sizeof(typename CheckStream<P, StreamPass::flush>::check));
   return true;
 }
+
+/// A streamed policy's plan within its device, and its proved tables.
+template <class P> struct CheckStreamed {
+  static constexpr const auto& plan = StreamOf<P>::plan;
+  static constexpr bytes counted =
+      plan.device() + plan.runtime + (P::policy.device.kind == DeviceKind::host ? plan.host() : 0);
+  static_assert(check_stream<P>());
+
+ private:
+  template <bool Fits, class Q> struct verdict_of { using type = say::streamed_memory_suffices; };
+  template <class Q> struct verdict_of<false, Q> {
+    using type =
+        say::streamed_memory_exceeded<say::gib<plan.device() + plan.runtime>, say::gib<plan.host()>,
+                                      say::gib<Q::policy.device.memory>>;
+  };
+
+ public:
+  using check = typename verdict_of<(counted <= P::policy.device.memory), P>::type;
+};
 
 }  // namespace ctrain

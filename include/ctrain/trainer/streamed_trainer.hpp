@@ -16,8 +16,8 @@ namespace ctrain {
 
 /// Like Trainer, for policies with offload. States are visited unit by unit, since they are never
 /// all in memory.
-template <HasPolicy P, Backend B = DefaultBackend> class StreamedTrainer {
-  static_assert(ValidPolicy<P>);
+template <HasPolicy P, Backend B = DefaultBackend> class StreamedTrainer : Check<P> {
+  static_assert(P::policy.offload.any(), "a policy that offloads nothing is trained by Trainer<P>");
 
  public:
   static constexpr const auto& policy = P::policy;

@@ -58,6 +58,9 @@ struct TensorPart {
 /// the step that trains them.
 template <HasPolicy P, Backend B = DefaultBackend, Communicator C = Single>
 class Trainer : Check<P> {
+  static_assert(!P::policy.offload.any(),
+                "a policy with offload is trained by StreamedTrainer<P>, or leave offload out");
+
  public:
   static constexpr const auto& policy = P::policy;
   static constexpr const auto& graph = GraphOf<P>::graph;
