@@ -1,7 +1,9 @@
 // What a step needs: every preset model in two precisions and three batch shapes, on GPUs of 24, 40
 // and 80 GB. "formula" is the rule of thumb of 16 (fp32) or 20 (bf16) bytes a parameter. With
-// --full, each plan category by category; with --graph, what the step does, op by op.
+// --full, each plan category by category; with --graph, what the step does, op by op; with
+// --offload, what each way of offloading needs, moves and takes.
 #include <ctrain/check.hpp>
+#include <ctrain/schedule/streaming_report.hpp>
 
 #include <cstdio>
 #include <map>
@@ -72,17 +74,82 @@ void print_graphs(const std::string& name, const ModelShape& model) {
   }
 }
 
+struct NamedOffload {
+  const char* name;
+  Offload offload;
+};
+constexpr OffloadTo host = OffloadTo::host, disk = OffloadTo::disk;
+constexpr NamedOffload offloads[] = {
+    {"optimizer to host", {.optimizer = host}},
+    {"all to host", {.optimizer = host, .parameters = host, .activations = host}},
+    {"all to host, deferred",
+     {.optimizer = host,
+      .parameters = host,
+      .activations = host,
+      .clipping = OffloadClipping::deferred}},
+    {"all to host, one matrix, one buffer",
+     {.optimizer = host,
+      .parameters = host,
+      .activations = host,
+      .clipping = OffloadClipping::deferred,
+      .unit = StreamBy::matrix,
+      .buffers = 1}},
+    {"moments to disk, the rest to host",
+     {.optimizer = disk,
+      .gradients = host,
+      .parameters = host,
+      .activations = host,
+      .clipping = OffloadClipping::deferred}},
+    {"all to disk", {.optimizer = disk, .parameters = disk, .activations = disk}},
+    {"all to disk, deferred",
+     {.optimizer = disk,
+      .parameters = disk,
+      .activations = disk,
+      .clipping = OffloadClipping::deferred}}};
+
+void print_offloads(const std::string& name, const ModelShape& model, const StreamRates& rates) {
+  std::printf("%s, bf16, one sentence of %d, recompute, exact AdamW with clipping\n%s",
+              name.c_str(), model.positions, stream_header().c_str());
+  for (const NamedOffload& o : offloads)
+    std::printf("%s", render_stream(o.name,
+                                    {.model = model,
+                                     .batch = {.sentences = 1, .length = model.positions},
+                                     .precision = {Compute::bf16, Compute::bf16},
+                                     .recompute = Recompute::full,
+                                     .offload = o.offload,
+                                     .device = gpu_24gb},
+                                    rates)
+                          .c_str());
+  std::printf(
+      "at %.0f TFLOP/s and %.0f GB/s on the device, %.0f GB/s each way on the link, %.0f GB/s "
+      "of host memory, disk reads %.1f and writes %.1f GB/s\n\n",
+      rates.flops / 1e12, rates.device_bytes / 1e9, rates.down / 1e9, rates.host_bytes / 1e9,
+      rates.read / 1e9, rates.written / 1e9);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   CLI::App app{"Prints what a step of each preset needs, and whether it fits."};
   std::string only;
-  bool full = false, graph = false;
+  bool full = false, graph = false, offload = false;
+  StreamRates rates;
+  double link = rates.down / 1e9, memory = rates.host_bytes / 1e9, read = rates.read / 1e9,
+         write = rates.written / 1e9;
   app.add_option("--model", only, "only this preset")->check(CLI::IsMember(models));
   app.add_flag("--full", full, "every plan category by category");
   app.add_flag("--graph", graph, "the tables of ops instead of plans");
+  app.add_flag("--offload", offload, "each way of offloading instead of plans");
+  app.add_option("--link", link, "GB/s each way between host and device");
+  app.add_option("--host", memory, "GB/s of host memory");
+  app.add_option("--read", read, "GB/s that the disk reads");
+  app.add_option("--write", write, "GB/s that the disk writes");
   CLI11_PARSE(app, argc, argv);
+  rates.down = rates.up = link * 1e9, rates.host_bytes = memory * 1e9;
+  rates.read = read * 1e9, rates.written = write * 1e9;
   for (const auto& [name, model] : models)
     if (only.empty() || only == name)
-      graph ? print_graphs(name, model) : print_model(name, model, full);
+      offload ? print_offloads(name, model, rates)
+      : graph ? print_graphs(name, model)
+              : print_model(name, model, full);
 }

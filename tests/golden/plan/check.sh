@@ -8,4 +8,5 @@ prints erlangshen_1b3.txt --model erlangshen_1b3 --full
 prints presets.txt
 prints megatron_graph.txt --model megatron_bert_mini --graph
 prints bert_graph.txt --model bert_base_chinese --graph
+prints offload.txt --model erlangshen_1b3 --offload
 exit $status
