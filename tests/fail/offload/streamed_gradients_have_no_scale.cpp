@@ -1,5 +1,5 @@
 // A step in fp16 may have to be taken back.
-// ERRORS: 2
+// ERRORS: 1
 // EXPECT: error: .*invalid policy: a step that streams cannot be taken back
 // EXPECT: streamed_gradients_have_no_scale(<true, true>|.*with [A-Za-z0-9]+=true, [A-Za-z0-9]+=true\])
 #include <ctrain/policy/presets.hpp>
