@@ -99,7 +99,10 @@ struct Outcome {
 class Run {
  public:
   explicit Run(const Workspace& workspace, std::string program = tiny_packed)
-      : workspace_(&workspace), arguments_{std::move(program)} {
+      : Run(workspace, std::vector{std::move(program)}) {}
+  /// `command`: the program with what goes before it.
+  Run(const Workspace& workspace, std::vector<std::string> command)
+      : workspace_(&workspace), arguments_(std::move(command)) {
     set("data_dir", "data").set("texta_name", "sentence1").set("dirpath", "checkpoints");
     set("max_epochs", "1").set("log_every_n_steps", "1");
   }
