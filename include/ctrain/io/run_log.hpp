@@ -1,23 +1,18 @@
 /// \file  What a run shows and keeps of its numbers: progress line, metrics.csv, TensorBoard.   floor 7: io
 #pragma once
 
+#include <ctrain/core/clock.hpp>
 #include <ctrain/io/csv_log.hpp>
 #include <ctrain/io/progress_line.hpp>
 #include <ctrain/io/run_directory.hpp>
 #include <ctrain/io/tensorboard.hpp>
 
-#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <string>
 #include <vector>
 
 namespace ctrain {
-
-/// Seconds of a steady clock.
-inline double steady_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 /// lightning_logs/version_K with its two logs, and the progress line on stdout.
 class RunLog {

@@ -184,12 +184,18 @@ constexpr Cost cost_of(const Event& e, const Split& split, const StageLayout& la
 
 // the modelled run -------------------------------------------------------------------------------
 
-/// When an event of a stage's table happens. Lane 0 is the rank's own work; the others are those of
-/// transfers, one per group and one per direction to each neighbour.
+/// When an event of a stage's table happens, or happened. Lane 0 is the rank's own work; the others
+/// are those of transfers, one per group and one per direction to each neighbour.
 struct Span {
   int stage = 0, index = 0, lane = 0, micro = 0;
-  double begin = 0, end = 0;
+  double begin = 0, end = 0;  // seconds
 };
+constexpr int lane_of(const Event& e, int stage) {
+  if (e.kind == EventKind::compute) return 0;
+  if (e.kind == EventKind::collective) return 1 + int(e.group);
+  const int first = e.peer > stage ? 5 : 7;
+  return e.kind == EventKind::send ? first : first + 1;
+}
 
 /// Runs a schedule on paper. One rank of each stage stands for all, as in the proof. A compute
 /// event takes its cost; a transfer begins when its last member has come and the one before it in
@@ -251,11 +257,6 @@ class Timeline {
     double clock = 0;
   };
 
-  static int lane_of(const Event& e, int stage) {
-    if (e.kind == EventKind::collective) return 1 + int(e.group);
-    const int first = e.peer > stage ? 5 : 7;
-    return e.kind == EventKind::send ? first : first + 1;
-  }
   const Posted* front(int stage, int lane) const {
     const Stage& s = stages_[std::size_t(stage)];
     return s.done[lane] < s.posted[lane].size() ? &s.posted[lane][s.done[lane]] : nullptr;

@@ -4,9 +4,13 @@
 #include <ctrain/schedule/cost.hpp>
 #include <ctrain/schedule/events.hpp>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdio>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 namespace ctrain {
 
@@ -148,32 +152,47 @@ std::string render_mermaid(const Schedule<Stages, Capacity>& s, const Timeline& 
   return text;
 }
 
-/// The modelled run in the trace format of Chrome: a process for each rank, a thread for each lane,
-/// complete events in microseconds, with the event's index in the rank's table.
+/// A run in the trace format of Chrome: a process for each rank, a thread for each lane, complete
+/// events in microseconds from the first one on, with the event's index in the rank's table.
+/// `of_rank` has the spans of each rank.
 template <int Stages, int Capacity>
-std::string render_trace(const Schedule<Stages, Capacity>& s, const Timeline& timeline) {
+std::string render_trace(const Schedule<Stages, Capacity>& s,
+                         const std::vector<std::vector<Span>>& of_rank) {
   using namespace schedule_text;
-  const Grid& g = s.split.grid;
+  double first = 0;
+  bool any = false;
+  for (const std::vector<Span>& spans : of_rank)
+    for (const Span& span : spans)
+      first = std::exchange(any, true) ? std::min(first, span.begin) : span.begin;
   std::string text = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[";
   const char* comma = "\n";
-  for (int rank = 0; rank < g.ranks(); ++rank) {
+  for (int rank = 0; rank < int(of_rank.size()); ++rank) {
     const std::string pid = "\"pid\":" + std::to_string(rank) + ",\"tid\":";
     for (int lane = 0; lane < Timeline::lanes; ++lane) {
       text += comma + ("{\"ph\":\"M\",\"name\":\"thread_name\"," + pid + std::to_string(lane)) +
               ",\"args\":{\"name\":\"" + lane_name(lane) + "\"}}";
       comma = ",\n";
     }
-    for (const Span& span : timeline.spans()) {
-      if (span.stage != g.at(rank).pipeline) continue;
+    for (const Span& span : of_rank[std::size_t(rank)]) {
       const Event& e = s.tables[span.stage].events[span.index];
       text += comma + ("{\"ph\":\"X\",\"name\":\"" + render(e, span.micro - e.micro)) + "\"," +
-              pid + std::to_string(span.lane) + ",\"ts\":" + micros(span.begin) +
+              pid + std::to_string(span.lane) + ",\"ts\":" + micros(span.begin - first) +
               ",\"dur\":" + micros(span.end - span.begin) +
               ",\"args\":{\"index\":" + std::to_string(span.index) +
               ",\"bytes\":" + std::to_string(e.size) + "}}";
     }
   }
   return text + "\n]}\n";
+}
+
+/// The modelled run in the same format.
+template <int Stages, int Capacity>
+std::string render_trace(const Schedule<Stages, Capacity>& s, const Timeline& timeline) {
+  std::vector<std::vector<Span>> of_rank(std::size_t(s.split.grid.ranks()));
+  for (int rank = 0; rank < s.split.grid.ranks(); ++rank)
+    for (const Span& span : timeline.spans())
+      if (span.stage == s.split.grid.at(rank).pipeline) of_rank[std::size_t(rank)].push_back(span);
+  return render_trace(s, of_rank);
 }
 
 }  // namespace ctrain

@@ -4,8 +4,13 @@
 #include <ctrain/backend/backend.hpp>
 #include <ctrain/backend/comm/single.hpp>
 #include <ctrain/backend/comm/transfer.hpp>
+<<<<<<< HEAD
 #include <ctrain/backend/math/loss_scale.hpp>
+=======
+#include <ctrain/core/clock.hpp>
+>>>>>>> 819512c (A step can be recorded: when each event of the walk began and ended, in the shape of the modelled run)
 #include <ctrain/core/error.hpp>
+#include <ctrain/schedule/cost.hpp>
 #include <ctrain/trainer/dispatch.hpp>
 #include <ctrain/trainer/faults.hpp>
 #include <ctrain/trainer/host_view.hpp>
@@ -19,6 +24,7 @@
 #include <cstdint>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 namespace ctrain {
 
@@ -104,9 +110,16 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
     return true;
   }
 
+<<<<<<< HEAD
   /// What a run goes on with besides its tensors.
   const LossScaleState& loss_scale() const { return loss_scale_; }
   void restore(const LossScaleState& scale) { loss_scale_ = scale; }
+=======
+  /// From the next step on, `spans` gets when each event of its walk happened: what
+  /// render_trace() shows of all ranks. On a device, work happens when it is launched. nullptr: no
+  /// longer.
+  void record(std::vector<Span>* spans) { spans_ = spans; }
+>>>>>>> 819512c (A step can be recorded: when each event of the walk began and ended, in the shape of the modelled run)
 
   /// Of the micro-batches opened last, the one that this rank has evaluated; -1: none.
   int evaluated() const { return map_.at().data < opened_ && counts() ? map_.at().data : -1; }
@@ -159,11 +172,30 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
         for (int i = section.first; i < section.first + section.size; ++i) {
           const Event& e = table.events.rows[i];
           const int turn = e.micro + iteration;
+          const double begin = spans_ != nullptr ? steady_seconds() : 0;
           if (e.kind == EventKind::compute) compute(e, turn, feed);
           if (e.starts_transfer()) tickets_[i] = start(e, i, turn);
           if (e.kind == EventKind::wait) wait(table.events.rows[e.awaited], tickets_[e.awaited]);
           // acquire and release are proved, and there is nothing left to do
+          if (spans_ != nullptr) note(table, i, iteration, begin);
         }
+  }
+
+  /// What began then and has just ended: a compute event, or a wait, which tells of its transfer.
+  template <int Capacity>
+  void note(const StageTable<Capacity>& table, int index, int iteration, double begin) {
+    const Event& now = table.events.rows[index];
+    const bool waited = now.kind == EventKind::wait;
+    if (!waited && now.kind != EventKind::compute) return;
+    const int of = waited ? now.awaited : index, stage = map_.at().pipeline;
+    const Event& e = table.events.rows[of];
+    const TimeSpan when = waited ? waited_for(begin) : TimeSpan{begin, steady_seconds()};
+    spans_->push_back({stage, of, lane_of(e, stage), e.micro + iteration, when.begin, when.end});
+  }
+  /// When a transfer happened whose wait began then, as far as the communicator knows.
+  TimeSpan waited_for(double begin) const {
+    if constexpr (requires { communicator_.waited_for(); }) return communicator_.waited_for();
+    return {begin, steady_seconds()};
   }
 
   template <Feed F> void compute(const Event& e, int turn, F& feed) {
@@ -615,11 +647,19 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
 
   StepNumbers numbers_;
   bool training_ = true;
+<<<<<<< HEAD
   bool sums_signs_ = false;  // in this step
   int opened_ = 0;           // micro-batches of this step, all ranks
   StepResult own_, total_;   // of this rank, of all
   std::string fault_;        // what was not finite first
   LossScaleState loss_scale_ = first_loss_scale(P::policy.precision.loss_scale);
+=======
+  int opened_ = 0;          // micro-batches of this step, all ranks
+  StepResult own_, total_;  // of this rank, of all
+  std::string fault_;       // what was not finite first
+  float gradient_scale_ = 1;
+  std::vector<Span>* spans_ = nullptr;  // of the walk that is recorded
+>>>>>>> 819512c (A step can be recorded: when each event of the walk began and ended, in the shape of the modelled run)
 };
 
 }  // namespace ctrain

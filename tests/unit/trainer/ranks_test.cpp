@@ -1,7 +1,12 @@
 // Many ranks do what one does: data parallel, every stage of ZeRO, pipelines. Ranks are threads.
 #include "ranks.hpp"
 
+#include <ctrain/schedule/cost.hpp>
+
 #include <catch2/catch.hpp>
+
+#include <algorithm>
+#include <tuple>
 
 namespace {
 
@@ -121,4 +126,46 @@ TEST_CASE("trainer.ranks.bf16_has_layout_invariant_bits_too") {
       On<4, 2, 8, invariant, 1, PipelineOrder::one_forward_one_backward, Compute::bf16>, One>();
   has_the_bits_of_one_rank<
       On<2, 0, 8, invariant, 2, PipelineOrder::one_forward_one_backward, Compute::bf16>, One>();
+}
+
+namespace {
+
+/// What happens in a step, in any order: (index in the table, lane, micro-batch).
+std::vector<std::tuple<int, int, int>> happenings(const std::vector<Span>& spans, int stage) {
+  std::vector<std::tuple<int, int, int>> all;
+  for (const Span& s : spans)
+    if (s.stage == stage) all.emplace_back(s.index, s.lane, s.micro);
+  std::ranges::sort(all);
+  return all;
+}
+
+/// Two steps, of which the second is recorded.
+template <class P> void records_what_the_model_foresees() {
+  std::vector<std::vector<Span>> spans(std::size_t(P::policy.parallel.ranks()));
+  ranks::on_all_ranks<P>([&](auto& trainer) {
+    const ranks::Sentences feed{P::policy.batch, P::policy.model.vocabulary};
+    ranks::steps(trainer, 0, 1, feed);
+    trainer.step().record(&spans[std::size_t(trainer.communicator().rank())]);
+    ranks::steps(trainer, 1, 2, feed);
+  });
+  const Timeline model(ScheduleOf<P>::schedule, unit_costs(GraphOf<P>::graph, P::policy), {});
+  for (int rank = 0; rank < P::policy.parallel.ranks(); ++rank) {
+    const std::vector<Span>& mine = spans[std::size_t(rank)];
+    const int stage = grid_of(P::policy.parallel).at(rank).pipeline;
+    CHECK(happenings(mine, stage) == happenings(model.spans(), stage));
+    double clock = mine.front().begin;
+    for (const Span& s : mine) {
+      CHECK(s.begin <= s.end);
+      if (s.lane == 0) CHECK(s.begin >= std::exchange(clock, s.end));
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("trainer.ranks.a_recorded_step_has_the_events_of_the_modelled_one") {
+  records_what_the_model_foresees<On<2, 1, 4, free_order>>();
+  records_what_the_model_foresees<On<2, 3, 4, free_order>>();
+  records_what_the_model_foresees<On<2, 1, 4, free_order, 2>>();
+  records_what_the_model_foresees<On<1, 0, 4, free_order, 2, zero_bubble>>();
 }

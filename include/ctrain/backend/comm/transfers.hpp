@@ -3,6 +3,7 @@
 
 #include <ctrain/backend/comm/blame.hpp>
 #include <ctrain/backend/comm/exchange_pieces.hpp>
+#include <ctrain/core/clock.hpp>
 #include <ctrain/core/error.hpp>
 
 #include <atomic>
@@ -80,8 +81,11 @@ template <Link L> class Transfers {
     done_.wait(lock, [&] { return jobs_[ticket].done || failure_.kind != Failure::none; });
     waiting_lane_ = -1;
     if (!jobs_[ticket].done) throw error_about(jobs_[ticket].transfer);
+    waited_for_ = jobs_[ticket].when;
     jobs_[ticket].next = std::exchange(free_, ticket);
   }
+  /// When the transfer that was waited for last was the first of its lane, until it ended.
+  TimeSpan waited_for() const { return waited_for_; }
 
   std::vector<std::vector<std::byte>> gather(std::span<const std::byte> mine) {
     const auto everyone = std::size_t(ranks()), me = std::size_t(rank());
@@ -104,6 +108,7 @@ template <Link L> class Transfers {
     Transfer transfer{};
     int lane = 0, next = -1;  // in its lane, or of the free ones
     bool done = false;
+    TimeSpan when{};
   };
   struct Lane {
     int first = -1, last = -1;  // jobs; under the mutex
@@ -238,6 +243,7 @@ template <Link L> class Transfers {
     Lane& lane = lanes_[std::size_t(i)];
     const Transfer& t = jobs_[lane.first].transfer;
     lane.running = true, lane.heard = Clock::now(), ++running_;
+    jobs_[lane.first].when.begin = steady_seconds();
     if (t.kind != EventKind::collective) {
       lane.transfer = {t, lane::peers};
       return;
@@ -259,6 +265,7 @@ template <Link L> class Transfers {
     sent_.fetch_add(lane.transfer.sent(), std::memory_order_relaxed);
     const std::lock_guard lock(mutex_);
     jobs_[lane.first].done = true;
+    jobs_[lane.first].when.end = steady_seconds();
     lane.first = jobs_[lane.first].next;
     lane.running = false, --running_;
     if (lane.first >= 0) begin(int(&lane - lanes_.data()));
@@ -389,6 +396,7 @@ template <Link L> class Transfers {
   std::condition_variable wake_, done_;
   std::vector<Job> jobs_;
   int free_ = -1;
+  TimeSpan waited_for_{};
   int waiting_lane_ = -1;
   Clock::time_point wait_began_{};
   Failure failure_{};
