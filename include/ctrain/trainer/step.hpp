@@ -4,11 +4,8 @@
 #include <ctrain/backend/backend.hpp>
 #include <ctrain/backend/comm/single.hpp>
 #include <ctrain/backend/comm/transfer.hpp>
-<<<<<<< HEAD
 #include <ctrain/backend/math/loss_scale.hpp>
-=======
 #include <ctrain/core/clock.hpp>
->>>>>>> 819512c (A step can be recorded: when each event of the walk began and ended, in the shape of the modelled run)
 #include <ctrain/core/error.hpp>
 #include <ctrain/schedule/cost.hpp>
 #include <ctrain/trainer/dispatch.hpp>
@@ -110,16 +107,14 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
     return true;
   }
 
-<<<<<<< HEAD
   /// What a run goes on with besides its tensors.
   const LossScaleState& loss_scale() const { return loss_scale_; }
   void restore(const LossScaleState& scale) { loss_scale_ = scale; }
-=======
+
   /// From the next step on, `spans` gets when each event of its walk happened: what
   /// render_trace() shows of all ranks. On a device, work happens when it is launched. nullptr: no
   /// longer.
   void record(std::vector<Span>* spans) { spans_ = spans; }
->>>>>>> 819512c (A step can be recorded: when each event of the walk began and ended, in the shape of the modelled run)
 
   /// Of the micro-batches opened last, the one that this rank has evaluated; -1: none.
   int evaluated() const { return map_.at().data < opened_ && counts() ? map_.at().data : -1; }
@@ -647,19 +642,12 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
 
   StepNumbers numbers_;
   bool training_ = true;
-<<<<<<< HEAD
   bool sums_signs_ = false;  // in this step
   int opened_ = 0;           // micro-batches of this step, all ranks
   StepResult own_, total_;   // of this rank, of all
   std::string fault_;        // what was not finite first
   LossScaleState loss_scale_ = first_loss_scale(P::policy.precision.loss_scale);
-=======
-  int opened_ = 0;          // micro-batches of this step, all ranks
-  StepResult own_, total_;  // of this rank, of all
-  std::string fault_;       // what was not finite first
-  float gradient_scale_ = 1;
   std::vector<Span>* spans_ = nullptr;  // of the walk that is recorded
->>>>>>> 819512c (A step can be recorded: when each event of the walk began and ended, in the shape of the modelled run)
 };
 
 }  // namespace ctrain
