@@ -260,6 +260,15 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
           fmt::format("its classes are the labels {}, those of this run {}",
                       fmt::join(state.labels, ", "), fmt::join(label_names(data_.labels), ", ")),
           "Resume with the training file that the checkpoint was made with");
+    if (P::policy.optimizer.kind == OptimizerKind::one_bit_lamb &&
+        state.step > P::policy.optimizer.compression.freeze_step)
+      throw Error(
+          flags_.ckpt_path,
+          fmt::format("1-bit LAMB goes on after its freeze (step {}) with ratios and a second "
+                      "variance that checkpoints do not hold, and this one is of step {}",
+                      P::policy.optimizer.compression.freeze_step, state.step),
+          "Resume from a checkpoint before the freeze, or start from its weights with "
+          "--pretrained_model_path");
     trainer_.weights_changed();
     if (const std::string warning = rules_.restore(state.kept); !warning.empty()) say(warning);
     flags_.seed = state.seed;

@@ -457,6 +457,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
       t.peer = split.grid.rank(peer);
       map_.view_micro_batch(0);
     }
+    if constexpr (requires { backend_.stream(); }) backend_.stream();  // all calls are on their way
     return communicator_.start(t);
   }
   void wait(const Event& e, int ticket) {
