@@ -5,6 +5,7 @@
 #   NAME = compile    seconds and memory of the compilers on bench/compile/*.cpp
 #   NAME = proofs     seconds of the compilers on every split of the 1.3B model within 8 ranks
 #   NAME = kernels    registers, spills and 16-byte accesses of the hot CUDA kernels; needs nvcc
+#   NAME = scaling    bench/scaling_mpi.cpp on two processes
 #   NAME = pytorch    whole steps of ours and of PyTorch in turn; needs --python with torch
 #   any other         builds bench/NAME.cpp (or .cu) and runs it with --json FILE ARGUMENT...
 set -eu
@@ -13,7 +14,7 @@ cd "$(dirname "$0")/.."
 if (($# == 0)); then
   echo "usage: bench/run.sh NAME [ARGUMENT...], where NAME is one of:"
   { echo compile; echo kernels; echo proofs; echo pytorch; find bench -maxdepth 1 -name '*.cpp' -o -maxdepth 1 -name '*.cu'; } |
-    sed 's@.*/@@; s@\.[a-z]*$@@; s@^@  @' | sort
+    sed 's@.*/@@; s@\.[a-z]*$@@; s@_mpi$@@; s@^@  @' | sort
   exit 2
 fi
 name=$1
@@ -26,6 +27,12 @@ if [[ $name == compile || $name == proofs ]]; then
   python3 "bench/$name.py" --json "$json" "$@"
 elif [[ $name == kernels ]]; then
   python3 bench/kernels.py "$@"
+elif [[ $name == scaling ]]; then
+  cmake --preset cuda >/dev/null
+  cmake --build --preset cuda --target bench_scaling_mpi >&2
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((($(nproc) + 1) / 2))}
+  mpirun --oversubscribe --bind-to none -n 2 build/cuda/bench/bench_scaling_mpi --json "$json" "$@"
 elif [[ $name == pytorch ]]; then
   cmake --preset cuda >/dev/null
   cmake --build --preset cuda --target bench_step >&2
