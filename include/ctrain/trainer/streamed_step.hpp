@@ -4,7 +4,7 @@
 #include <ctrain/backend/backend.hpp>
 #include <ctrain/backend/comm/single.hpp>
 #include <ctrain/backend/cpu/update.hpp>
-#include <ctrain/backend/host/link.hpp>
+#include <ctrain/backend/host/copy_link.hpp>
 #include <ctrain/schedule/streaming_proof.hpp>
 #include <ctrain/trainer/dispatch.hpp>
 #include <ctrain/trainer/step.hpp>
@@ -439,7 +439,7 @@ template <HasPolicy P, Backend B> class StreamedStep {
   StreamStore<P> store_;
   Single nobody_;
   Dispatch<P, B, Map> dispatch_;
-  Link down_, up_;
+  CopyLink down_, up_;
   std::vector<BatchView> batches_;
   const BatchView* last_ = nullptr;
   int filled_ = 0;

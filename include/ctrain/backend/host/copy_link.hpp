@@ -12,9 +12,9 @@ namespace ctrain {
 
 /// One direction of a link. A host's device arena is as fast as its memory; `bytes_per_second` > 0
 /// makes a copy take as long as a slower link would.
-class Link {
+class CopyLink {
  public:
-  explicit Link(double bytes_per_second = 0) : rate_(bytes_per_second) {}
+  explicit CopyLink(double bytes_per_second = 0) : rate_(bytes_per_second) {}
 
   void copy(std::byte* to, const std::byte* from, bytes size) {
     using namespace std::chrono;
