@@ -258,7 +258,7 @@ TEST_CASE("end_to_end.bad_input.flags") {
     Run(run).set("num_labels", "3").refuse({"flag --num_labels: 3", "model.labels"});
     Run(run).set("gpus", "2").refuse({"flag --gpus: 2 ranks"});
     Run(run).set("precision", "bf16").refuse({"flag --precision: bf16", "precision.compute"});
-    Run(run).set("precision", "16").refuse({"flag --precision: 16", "bf16"});
+    Run(run).set("precision", "16").refuse({"flag --precision: 16", "loss_scale"});
     Run(run).set("accumulate_grad_batches", "2").refuse({"--accumulate_grad_batches: 2"});
     Run padded(w, tiny_padded);
     padded.set("train_batchsize", "3").refuse({"flag --train_batchsize: 3", "holds 4"});
