@@ -25,10 +25,10 @@ template <int Anything>
 concept is_a_constant = (Anything * 0 == 0);
 template <class P> inline constexpr bool is_readable = is_a_constant<P::policy.batch.accumulation>;
 
-/// The verdict on the plan and the schedule of a valid policy.
-template <class P, bool Streams = P::policy.offload.any()>
-struct CheckDerived : PlanOf<P>::check, ScheduleOf<P>::check {};
-template <class P> struct CheckDerived<P, true> : CheckStreamed<P>::check {};
+/// The verdict on what is derived from a valid policy: plan and schedule, or a stream.
+template <class P, bool Streams> struct CheckOneOf : PlanOf<P>::check, ScheduleOf<P>::check {};
+template <class P> struct CheckOneOf<P, true> : CheckStreamed<P>::check {};
+template <class P> struct CheckDerived : CheckOneOf<P, P::policy.offload.any()> {};
 
 template <class P> struct VerdictOn { using type = NamesNoPolicy<P>; };
 template <class P>

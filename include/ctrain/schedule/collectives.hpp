@@ -165,13 +165,15 @@ template <int Members> constexpr bool lowering_is_exact(Collective kind) {
 /// The same of an all_to_all: each step pairs who sends with who receives, and in the end chunk j
 /// of the second half is what member j had for this one.
 template <int Members> constexpr bool crossing_is_exact() {
+  Exchanges lists[Members]{};
+  for (int m = 0; m < Members; ++m) lists[m] = lowered(Collective::all_to_all, Members, m);
   for (int m = 0; m < Members; ++m) {
-    const Exchanges list = lowered(Collective::all_to_all, Members, m);
+    const Exchanges& list = lists[m];
     bool came[Members]{};
     came[m] = true;
     for (int step = 0; step < list.size; ++step) {
       const Exchange& mine = list.rows[step];
-      const Exchange theirs = lowered(Collective::all_to_all, Members, mine.from).rows[step];
+      const Exchange& theirs = lists[mine.from].rows[step];
       if (theirs.to != m || theirs.send != m || mine.send != mine.to || mine.add) return false;
       if (mine.receive != Members + mine.from || mine.sends != 1 || mine.receives != 1)
         return false;
@@ -184,11 +186,17 @@ template <int Members> constexpr bool crossing_is_exact() {
   return true;
 }
 
+/// One kind; a constant of its own, because clang bounds the steps of each.
+template <Collective Kind, int Members>
+inline constexpr bool collective_is_exact = lowering_is_exact<Members>(Kind);
 template <int Members>
-inline constexpr bool collectives_are_exact =
-    crossing_is_exact<Members>() && lowering_is_exact<Members>(Collective::all_reduce) &&
-    lowering_is_exact<Members>(Collective::reduce_scatter) &&
-    lowering_is_exact<Members>(Collective::all_gather);
+inline constexpr bool collective_is_exact<Collective::all_to_all, Members> =
+    crossing_is_exact<Members>();
+
+template <int Members>
+inline constexpr bool collectives_are_exact = collective_is_exact<Collective::all_to_all, Members>&&
+    collective_is_exact<Collective::all_reduce, Members>&& collective_is_exact<
+        Collective::reduce_scatter, Members>&& collective_is_exact<Collective::all_gather, Members>;
 
 static_assert(collectives_are_exact<2> && collectives_are_exact<4> && collectives_are_exact<8>);
 static_assert(collectives_are_exact<3> && collectives_are_exact<5> && collectives_are_exact<6>);

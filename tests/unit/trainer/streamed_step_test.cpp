@@ -23,8 +23,7 @@
 namespace {
 
 using T = OffloadTo;
-constexpr OffloadClipping second_pass = OffloadClipping::second_pass,
-                          deferred = OffloadClipping::deferred;
+constexpr OffloadClipping deferred = OffloadClipping::deferred;
 
 constexpr Policy with(Offload offload, Compute compute, int micro_batches = 1,
                       Recompute recompute = Recompute::none) {
