@@ -22,6 +22,12 @@ int main(int argc, char** argv) {
           "data_2_tensor_2_zero_1", tolerance),
       close<Layout{
           .parallel = {.tensor = 2, .pipeline = 2}, .accumulation = 4, .bits = free_order}>(
-          "tensor_2_pipeline_2_accumulation_4", tolerance)};
+          "tensor_2_pipeline_2_accumulation_4", tolerance),
+      close<Layout{.parallel = {.tensor = 2}, .accumulation = 4, .bits = free_order}>(
+          "tensor_2_accumulation_4", tolerance),
+      close<Layout{.parallel = {.data = 2, .tensor = 2}, .accumulation = 4, .bits = free_order}>(
+          "data_2_tensor_2_accumulation_4", tolerance),
+      close<Layout{.parallel = {.tensor = 2, .pipeline = 2}, .bits = free_order}>(
+          "tensor_2_pipeline_2", tolerance)};
   return parity::main(argc, argv, cases);
 }
