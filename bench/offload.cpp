@@ -8,7 +8,6 @@
 #include <ctrain/core/checksum.hpp>
 #include <ctrain/io/dataset.hpp>
 #include <ctrain/io/sampler.hpp>
-#include <ctrain/policy/presets.hpp>
 #include <ctrain/trainer/streamed_trainer.hpp>
 
 #include <chrono>
@@ -18,6 +17,7 @@
 #include <fstream>
 
 #include "options.hpp"
+#include "shapes.hpp"
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -28,14 +28,12 @@ using namespace ctrain;
 using Json = nlohmann::ordered_json;
 
 struct Resident {
-  static constexpr Policy policy{
-      .model = erlangshen_1b3,
-      .batch = {.packed_tokens = 512, .sentences = 4, .length = 128},
-      .precision = {.compute = Compute::bf16, .gradients = Compute::bf16},
-      .weights = WeightLayout::plain,
-      .optimizer = {.learning_rate = 1e-5f, .weight_decay = 0.1f, .clip = 1.0f},
-      .recompute = Recompute::full,
-      .device = host_memory(20 * GiB, 2)};
+  static constexpr Policy policy = [] {
+    Policy p = shapes::FourPairs::policy;
+    p.recompute = Recompute::full;
+    p.device = host_memory(20 * GiB, 2);
+    return p;
+  }();
 };
 struct Streamed {
   static constexpr Policy policy = [] {
