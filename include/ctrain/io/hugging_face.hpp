@@ -242,7 +242,9 @@ inline std::string describe(const LoadReport& report) {
          (fresh.empty() ? "" : "; fresh: " + fresh) + (unused.empty() ? "" : "; unused: " + unused);
 }
 
-/// Writes config.json and vocab.txt of a model directory, each whole.
+/// Writes config.json and vocab.txt of a model directory, each whole. Weights come last, as
+/// model.safetensors, so a directory that has those is complete; transformers'
+/// AutoModelForSequenceClassification and AutoTokenizer, and load_weights(), can load it.
 inline void save_config_and_vocabulary(const std::filesystem::path& directory,
                                        const HfConfig& config,
                                        const std::filesystem::path& vocabulary) {
@@ -253,16 +255,6 @@ inline void save_config_and_vocabulary(const std::filesystem::path& directory,
   if (!std::filesystem::equivalent(vocabulary, copy, code))
     write_file(copy, MappedFile(vocabulary).text());
   write_config(directory / "config.json", config);
-}
-
-/// Writes a directory that transformers' AutoModelForSequenceClassification and AutoTokenizer, and
-/// load_weights(), can load. Each file appears whole; model.safetensors comes last, so a directory
-/// that has it is complete.
-inline void save_hugging_face(const std::filesystem::path& directory, const HfConfig& config,
-                              const std::filesystem::path& vocabulary,
-                              std::vector<TensorToSave> tensors) {
-  save_config_and_vocabulary(directory, config, vocabulary);
-  write_safetensors(directory / "model.safetensors", std::move(tensors), {{"format", "pt"}});
 }
 
 }  // namespace ctrain

@@ -46,8 +46,8 @@ struct LogicalTensor {
 
 /// Consecutive elements of a tensor of the state dict that one rank holds.
 struct TensorPart {
-  std::string name;                   // Hugging Face's
-  std::vector<std::int64_t> shape;    // of the whole tensor
+  std::string name{};                 // Hugging Face's
+  std::vector<std::int64_t> shape{};  // of the whole tensor
   std::int64_t first = 0, count = 0;  // of its elements, row-major
   float* data = nullptr;
   int parameter = 0, layer = 0;  // row of the parameter table

@@ -1,4 +1,5 @@
 #include <ctrain/io/hugging_face.hpp>
+#include <ctrain/io/together.hpp>
 
 #include <algorithm>
 #include <map>
@@ -165,13 +166,18 @@ TEST_CASE("io.hugging_face.loads_back_the_directory_that_it_saves") {
   const auto directory = folder.path / "out" / "best";
   SmallModel model;
   model.load(scratch::golden("classifier"));
-  std::vector<ctrain::TensorToSave> tensors;
+  std::vector<ctrain::SharedTensor> tensors;
   for (const WantedTensor& tensor : model.wanted)
-    tensors.push_back(ctrain::tensor_in_memory(tensor.name, ctrain::StoredType::f32, tensor.shape,
-                                               tensor.to[0].data));
+    tensors.push_back(
+        {tensor.name, tensor.shape, {{.count = tensor.to[0].count, .data = tensor.to[0].data}}});
   const ctrain::HfConfig config = ctrain::read_config(scratch::golden("classifier/config.json"));
-  ctrain::save_hugging_face(directory, config, scratch::golden("classifier/vocab.txt"), tensors);
-  ctrain::save_hugging_face(directory, config, directory / "vocab.txt", tensors);  // over itself
+  const auto save = [&](const std::filesystem::path& to, const std::filesystem::path& vocabulary) {
+    ctrain::Single alone;
+    ctrain::save_config_and_vocabulary(to, config, vocabulary);
+    ctrain::write_together(alone, to / "model.safetensors", tensors, {{"format", "pt"}});
+  };
+  save(directory, scratch::golden("classifier/vocab.txt"));
+  save(directory, directory / "vocab.txt");  // over itself
 
   CHECK(scratch::bytes_of(directory / "model.safetensors") ==
         scratch::bytes_of(scratch::golden("classifier/model.safetensors")));
@@ -184,9 +190,6 @@ TEST_CASE("io.hugging_face.loads_back_the_directory_that_it_saves") {
   CHECK(back.wrong() == 0);
 
   scratch::put(folder.path / "file", "x");
-  CHECK_THAT(error_of([&] {
-               ctrain::save_hugging_face(folder.path / "file" / "out", config,
-                                         directory / "vocab.txt", tensors);
-             }),
+  CHECK_THAT(error_of([&] { save(folder.path / "file" / "out", directory / "vocab.txt"); }),
              Catch::Contains("cannot create the directory"));
 }
