@@ -176,11 +176,12 @@ template <HasPolicy P, class Space = Arena> class MemoryMap {
   std::int64_t elements(int bucket) const { return layout_.buckets.rows[bucket].elements; }
   std::int64_t shard_elements(int bucket) const { return elements(bucket) / split.grid.data; }
 
-  float* d_stream_in(int buffer) { return stream_buffer(communication.d_stream_in, buffer); }
-  float* d_stream_out(int buffer) { return stream_buffer(communication.d_stream_out, buffer); }
+  float* d_stream_in(int buffer) { return stream_buffer(communication_.d_stream_in, buffer); }
+  float* d_stream_out(int buffer) { return stream_buffer(communication_.d_stream_out, buffer); }
   /// A bucket's gradients of norms side by side, while tensor ranks sum them.
   float* norms() {
-    return floats(plan_.communication.offset + communication.norms, communication.bucket_norms / 4);
+    return floats(plan_.communication.offset + communication_.norms,
+                  communication_.bucket_norms / 4);
   }
 
   /// The micro-batch buffers of one in flight; rows and sentences are 0 until someone fills them.
@@ -271,14 +272,14 @@ template <HasPolicy P, class Space = Arena> class MemoryMap {
     return plan_.gradients.offset + sum * (plan_.gradients.size / split.partial_sums());
   }
   bytes gathered_offset(int buffer) const {
-    return plan_.communication.offset + communication.gathered + buffer * communication.bucket;
+    return plan_.communication.offset + communication_.gathered + buffer * communication_.bucket;
   }
   bytes reducing_offset(int buffer) const {
-    return plan_.communication.offset + communication.reducing + buffer * communication.bucket;
+    return plan_.communication.offset + communication_.reducing + buffer * communication_.bucket;
   }
   float* stream_buffer(bytes first, int buffer) {
-    return floats(plan_.communication.offset + first + buffer * communication.stream,
-                  communication.stream / 4);
+    return floats(plan_.communication.offset + first + buffer * communication_.stream,
+                  communication_.stream / 4);
   }
   const Region& region(State state) const {
     switch (state) {
@@ -309,7 +310,7 @@ template <HasPolicy P, class Space = Arena> class MemoryMap {
   const StageLayout& layout_;
   int first_layer_ = 0;
   Space arena_;
-  CommunicationLayout communication = communication_layout(split, layout_);
+  CommunicationLayout communication_ = communication_layout(split, layout_);
   bytes weights_of_unit_[units]{}, gradients_of_unit_[units]{};  // where each is in view
   bytes gradients_ = 0;
   int slot_ = 0;

@@ -54,6 +54,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   static constexpr const auto& graph = GraphOf<P>::graph;
   static constexpr const auto& split = ScheduleOf<P>::split;
   static constexpr int layers = P::policy.model.layers;
+  static constexpr int stage_layers = layers / split.grid.pipeline;
   static constexpr int most_in_flight = split.slots(0);
   using Map = MemoryMap<P, ArenaOf<B>>;
   using Ops = Dispatch<P, B, Map, C>;
@@ -91,7 +92,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
       walk(ScheduleOf<P>::sign_training::table(communicator_.rank()), feed);
     else
       walk(ScheduleOf<P>::training::table(communicator_.rank()), feed);
-    prepare_weights();
+    if (!total_.skipped) prepare_weights();
     return total_;
   }
 
@@ -125,7 +126,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   void prepare_weights() {
     using T = typename Map::Compute;
     if constexpr (copies_of_weights(P::policy) > 0)
-      for (int layer = first_layer(); layer < first_layer() + layers / split.grid.pipeline; ++layer)
+      for (int layer = first_layer(); layer < first_layer() + stage_layers; ++layer)
         for (const Op& op : graph.forward_block.ops) {
           if (op.kind != OpKind::linear) continue;
           const Weight<T> w = map_.block_weight(op.parameter, layer, op.out, op.in);
@@ -225,7 +226,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
     view_weights(e);
     const MicroBatch m = micro_batch(e);
     for (int unit = e.first; unit < e.first + e.count; ++unit) run(forward_of(unit), unit, m);
-    if (has_head() && e.first + e.count == layers + 2) count(m);
+    if (has_head() && e.first + e.count == layers + 2) count(batches_[e.slot].host, m);
   }
 
   void backward(const Event& e, int turn) {
@@ -249,8 +250,8 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   void nothing_backward(const Event& e, int turn) {
     if (e.work == Work::backward_input || adds(turn)) return;
     if (e.to.store == Store::reducing) {
-      float* const gradients = map_.reducing(e_bucket(e), e.to.index);
-      backend_.run(Clear{gradients, 4 * map_.elements(e_bucket(e))});
+      float* const gradients = map_.reducing(bucket_of(e), e.to.index);
+      backend_.run(Clear{gradients, 4 * map_.elements(bucket_of(e))});
     } else {
       backend_.run(Clear{map_.unit_gradients(e.first, e.count, sum_of(turn)),
                          4 * map_.units_size(e.first, e.count)});
@@ -268,11 +269,11 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   }
 
   void view_weights(const Event& e) {
-    if (e.from.store == Store::gathered) map_.view_gathered_weights(e_bucket(e), e.from.index);
+    if (e.from.store == Store::gathered) map_.view_gathered_weights(bucket_of(e), e.from.index);
   }
   void view_gradients(const Event& e, int turn) {
     if (e.to.store == Store::reducing)
-      map_.view_reducing_gradients(e_bucket(e), e.to.index);
+      map_.view_reducing_gradients(bucket_of(e), e.to.index);
     else
       map_.view_resident_gradients(sum_of(turn));
   }
@@ -281,8 +282,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
 
   float* stream_before() { return map_.template tensor<float>({graph.stream}, first_layer()); }
   float* stream_after() {
-    return map_.template tensor<float>({graph.stream, 1},
-                                       first_layer() + layers / split.grid.pipeline - 1);
+    return map_.template tensor<float>({graph.stream, 1}, first_layer() + stage_layers - 1);
   }
   void stream_comes_back(const Event& e, int turn, const MicroBatch& m) {
     if (has_head() || e.first + e.count < map_.layout().first + map_.layout().units) return;
@@ -455,14 +455,16 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
       Coordinates peer = map_.at();
       peer.pipeline = e.peer;
       t.peer = split.grid.rank(peer);
-      map_.view_micro_batch(0);
     }
     if constexpr (requires { backend_.stream(); }) backend_.stream();  // all calls are on their way
     return communicator_.start(t);
   }
   void wait(const Event& e, int ticket) {
     communicator_.wait(ticket);
-    if (e.group == Group::tensor && e.kind == EventKind::collective) move_norms(e, true);
+    if (is_sum_of_norms(e)) move_norms(e, true);
+  }
+  static constexpr bool is_sum_of_norms(const Event& e) {
+    return e.kind == EventKind::collective && e.group == Group::tensor;
   }
   /// A bucket's gradients of norms come side by side, to be summed over the tensor ranks, or go
   /// back to their places.
@@ -480,7 +482,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
 
   /// Where a transfer's payload stands. A gather starts from this rank's shard.
   void* place(const Event& e) {
-    if (e.kind == EventKind::collective && e.group == Group::tensor) {
+    if (is_sum_of_norms(e)) {
       move_norms(e, false);
       return map_.norms();
     }
@@ -517,8 +519,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
     }
   }
   static constexpr const char* text_of(const Event& e) {
-    if (e.kind == EventKind::collective && e.group == Group::tensor)
-      return "all_reduce of gradients of norms";
+    if (is_sum_of_norms(e)) return "all_reduce of gradients of norms";
     switch (e.to.store == Store::nothing ? e.from.store : e.to.store) {
       case Store::parameters:
         return "all_gather of updated parameters";
@@ -574,9 +575,8 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   std::int64_t updates() const { return numbers_.step - loss_scale_.skipped_steps; }
 
   /// Adds the micro-batch's losses, in the order of its sentences.
-  void count(const MicroBatch& m) {
+  void count(const BatchView& host, const MicroBatch& m) {
     if (!counts()) return;
-    const BatchView& host = host_of(m);
     const HostValues<float> loss = result<float>(loss_op().outputs[0], host.sentences);
     const auto predicted = result<std::int32_t>(loss_op().outputs[1], host.sentences);
     for (int s = 0; s < host.sentences; ++s) {
@@ -617,16 +617,11 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   static constexpr const Op& loss_op() {
     return graph.forward_head.ops.rows[graph.forward_head.ops.size - 1];
   }
-  int e_bucket(const Event& e) const { return map_.layout().bucket_of(e.first); }
+  int bucket_of(const Event& e) const { return map_.layout().bucket_of(e.first); }
   bool has_embedding() const { return map_.at().pipeline == 0; }
   bool has_head() const { return map_.at().pipeline + 1 == split.grid.pipeline; }
-  int first_layer() const { return map_.at().pipeline * (layers / split.grid.pipeline); }
+  int first_layer() const { return map_.at().pipeline * stage_layers; }
   int sentences() const { return batches_[0].host.sentences; }
-  const BatchView& host_of(const MicroBatch& m) const {
-    int slot = 0;
-    while (batches_[slot].here.token_ids != m.batch.token_ids) ++slot;
-    return batches_[slot].host;
-  }
   template <class T> HostValues<T> result(Operand x, std::int64_t count) {
     return host_.read(map_.template tensor<T>(x, layers), count);
   }
