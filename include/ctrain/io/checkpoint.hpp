@@ -3,6 +3,7 @@
 
 #include <ctrain/core/error.hpp>
 #include <ctrain/io/hugging_face.hpp>
+#include <ctrain/io/optimizer_buffers.hpp>
 #include <ctrain/io/safetensors.hpp>
 #include <ctrain/io/sampler.hpp>
 #include <ctrain/io/together.hpp>
@@ -25,8 +26,9 @@ namespace ctrain {
 
 // A checkpoint is a safetensors file. Weights have their Hugging Face names; a full one also holds
 // "optimizer.exp_avg.NAME" and "optimizer.exp_avg_sq.NAME" for each, torch's names for the moments.
-// Everything is named and shaped logically: nothing in it depends on how a run was laid out. The
-// rest of the state is JSON under the metadata key "ctrain".
+// Everything is named and shaped logically: nothing in it depends on how a run was laid out, but
+// for the errors of 1-bit optimizers (optimizer_buffers.hpp). The rest of the state is JSON under
+// the metadata key "ctrain".
 
 /// Where a run stands, besides its tensors.
 struct RunState {
@@ -38,6 +40,14 @@ struct RunState {
   std::int64_t validated_step = -1;       // step of the latest validation; -1: none yet
   std::vector<std::string> labels;        // names of the classes, in their order
   CheckpointState kept;
+
+  /// Steps that changed weights.
+  std::int64_t updates() const { return step - loss_scale.skipped_steps; }
+};
+
+/// One that a run goes on from.
+struct ResumedRun : RunState {
+  std::string notice;  // what a user should know of how it goes on, if anything
 };
 
 namespace checkpoint {
@@ -165,7 +175,7 @@ template <class T> void save_weights(const std::filesystem::path& path, T& train
 }
 
 /// Writes a checkpoint from all ranks: a crash or a full disk leaves what was there before. Only
-/// rank 0's `state` counts.
+/// rank 0's `state` counts, but all have made as many steps and updates.
 template <class T>
 void save_checkpoint(const std::filesystem::path& path, T& trainer, const RunState& state,
                      bool weights_only) {
@@ -174,6 +184,10 @@ void save_checkpoint(const std::filesystem::path& path, T& trainer, const RunSta
   if (!weights_only) {
     checkpoint::add_tensors(tensors, trainer, State::first_moment, checkpoint::first_moment);
     checkpoint::add_tensors(tensors, trainer, State::second_moment, checkpoint::second_moment);
+    if constexpr (!is_adam(T::policy.optimizer.kind))
+      for (const OptimizerBuffer b : optimizer_buffers)
+        if (checkpoint::is_in_use(T::policy, b, state.updates()))
+          checkpoint::add_tensors(tensors, trainer, b);
   }
   write_together(trainer.communicator(), path, std::move(tensors),
                  {{"ctrain", checkpoint::to_json(state).dump()}});
@@ -181,7 +195,7 @@ void save_checkpoint(const std::filesystem::path& path, T& trainer, const RunSta
 
 /// Reads a full checkpoint back, each rank what it holds, however the run that wrote it was laid
 /// out. Nothing is written to the trainer unless everything is there.
-template <class T> RunState load_checkpoint(const std::filesystem::path& path, T& trainer) {
+template <class T> ResumedRun load_checkpoint(const std::filesystem::path& path, T& trainer) {
   const SafeTensors file(path);
   const auto metadata = file.metadata().find("ctrain");
   if (metadata == file.metadata().end())
@@ -206,8 +220,15 @@ template <class T> RunState load_checkpoint(const std::filesystem::path& path, T
   checkpoint::add_wanted(wanted, trainer, State::weight, "");
   checkpoint::add_wanted(wanted, trainer, State::first_moment, checkpoint::first_moment);
   checkpoint::add_wanted(wanted, trainer, State::second_moment, checkpoint::second_moment);
-  load_tensors(file, wanted);
-  return state;
+  if constexpr (is_adam(T::policy.optimizer.kind)) {
+    load_tensors(file, wanted);
+    return {state, ""};
+  } else {
+    checkpoint::BufferLoad buffers(file, trainer, state.updates());
+    buffers.add_wanted(wanted);
+    load_tensors(file, wanted);
+    return {state, buffers.finish()};
+  }
 }
 
 }  // namespace ctrain

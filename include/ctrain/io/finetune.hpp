@@ -253,22 +253,13 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
   }
 
   void resume() {
-    const RunState state = load_checkpoint(flags_.ckpt_path, trainer_);
+    const ResumedRun state = load_checkpoint(flags_.ckpt_path, trainer_);
     if (state.labels != label_names(data_.labels))
       throw Error(
           flags_.ckpt_path,
           fmt::format("its classes are the labels {}, those of this run {}",
                       fmt::join(state.labels, ", "), fmt::join(label_names(data_.labels), ", ")),
           "Resume with the training file that the checkpoint was made with");
-    if (P::policy.optimizer.kind == OptimizerKind::one_bit_lamb &&
-        state.step > P::policy.optimizer.compression.freeze_step)
-      throw Error(
-          flags_.ckpt_path,
-          fmt::format("1-bit LAMB goes on after its freeze (step {}) with ratios and a second "
-                      "variance that checkpoints do not hold, and this one is of step {}",
-                      P::policy.optimizer.compression.freeze_step, state.step),
-          "Resume from a checkpoint before the freeze, or start from its weights with "
-          "--pretrained_model_path");
     trainer_.weights_changed();
     if (const std::string warning = rules_.restore(state.kept); !warning.empty()) say(warning);
     flags_.seed = state.seed;
@@ -280,6 +271,7 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
     sampler_.start(state.sampler, state.seed);
     say(fmt::format("{}: goes on after step {}, epoch {}", flags_.ckpt_path, step_,
                     state.sampler.epoch));
+    if (!state.notice.empty()) say(fmt::format("{}: {}", flags_.ckpt_path, state.notice));
   }
 
   std::int64_t epochs() const {

@@ -67,6 +67,7 @@ constexpr SignTraffic sign_traffic(const ParameterTable& t, int ranks) {
 /// the momentum of the step before. Byte offsets from the start of the optimizer's own memory.
 struct OneBitLambLayout {
   static constexpr bytes numbers = 32;  // of a tensor
+  static constexpr int kept = 4;        // floats of them that outlive a step
   bytes tensors = 0, variance = 0, before = 0, size = 0;
 };
 constexpr OneBitLambLayout one_bit_lamb_layout(const ParameterTable& t, const SignTraffic& traffic,
@@ -82,14 +83,76 @@ constexpr OneBitLambLayout one_bit_lamb_layout(const ParameterTable& t, const Si
   return layout;
 }
 
+/// Whether P's data ranks ever send each other signs.
+constexpr bool sends_signs(const Policy& p) {
+  return sends_signs(p.optimizer.kind) && p.parallel.data > 1;
+}
+constexpr OneBitLambLayout one_bit_lamb_layout(const Policy& p, const ParameterTable& t) {
+  const SignTraffic traffic = sign_traffic(t, p.parallel.data);
+  return one_bit_lamb_layout(t, traffic, sends_signs(p) ? traffic.size() : SignTraffic::scratch);
+}
+
 /// Bytes that a rank's optimizer has beside its two moments.
 constexpr bytes optimizer_memory(const Policy& p, const ParameterTable& t) {
   if (is_adam(p.optimizer.kind)) return 0;
-  const SignTraffic traffic = sign_traffic(t, p.parallel.data);
-  const bool sends = sends_signs(p.optimizer.kind) && p.parallel.data > 1;
-  const bytes size = sends ? traffic.size() : SignTraffic::scratch;
-  if (p.optimizer.kind != OptimizerKind::one_bit_lamb) return size;
-  return one_bit_lamb_layout(t, traffic, size).size;
+  if (p.optimizer.kind == OptimizerKind::one_bit_lamb) return one_bit_lamb_layout(p, t).size;
+  return sends_signs(p) ? sign_traffic(t, p.parallel.data).size() : SignTraffic::scratch;
+}
+
+// what outlives a step ---------------------------------------------------------------------------
+
+/// Where a tensor's share stands among those of all, taken in the order of the flat vector.
+struct TensorCursor {
+  std::int64_t tensor = 0, element = 0, padded = 0, chunk = 0, chunk_bytes = 0;
+  constexpr void pass(const SignLayout& layout) {
+    ++tensor;
+    element += round_up(layout.count, 16);
+    padded += layout.padded(), chunk += layout.chunk(), chunk_bytes += layout.chunk_bytes();
+  }
+};
+
+/// What an optimizer goes on with beside its moments. `lamb_numbers` and `moving_variance` are of
+/// 1-bit LAMB and the same on all data ranks; what compression lost and will send later is each
+/// rank's own: all of a tensor as a worker, its chunk as a server.
+enum class OptimizerBuffer : std::uint8_t {
+  lamb_numbers,
+  moving_variance,
+  worker_error,
+  server_error
+};
+inline constexpr OptimizerBuffer optimizer_buffers[] = {
+    OptimizerBuffer::lamb_numbers, OptimizerBuffer::moving_variance, OptimizerBuffer::worker_error,
+    OptimizerBuffer::server_error};
+constexpr bool is_error(OptimizerBuffer b) {
+  return b >= OptimizerBuffer::worker_error;
+}
+constexpr bool has_buffer(const Policy& p, OptimizerBuffer b) {
+  return is_error(b) ? sends_signs(p) : p.optimizer.kind == OptimizerKind::one_bit_lamb;
+}
+/// Whether `updates` of them have sent signs: before the first that does, all errors are 0.
+constexpr bool has_sent_signs(const Policy& p, std::int64_t updates) {
+  const bool from_the_start = p.optimizer.kind == OptimizerKind::zero_one_adam;
+  return sends_signs(p) && updates > (from_the_start ? 0 : p.optimizer.compression.freeze_step);
+}
+
+/// Floats of a tensor's buffer on one rank, and where they stand in the optimizer's own memory.
+struct BufferPlace {
+  std::int64_t count = 0;
+  bytes offset = 0;
+};
+constexpr BufferPlace place_of(OptimizerBuffer b, const SignTraffic& traffic,
+                               const OneBitLambLayout& lamb, const SignLayout& layout,
+                               const TensorCursor& at) {
+  switch (b) {
+    case OptimizerBuffer::lamb_numbers:
+      return {OneBitLambLayout::kept, lamb.tensors + OneBitLambLayout::numbers * at.tensor};
+    case OptimizerBuffer::moving_variance:
+      return {layout.count, lamb.variance + 4 * at.element};
+    case OptimizerBuffer::worker_error:
+      return {layout.padded(), traffic.worker_errors() + 4 * at.padded};
+    default:
+      return {layout.chunk(), traffic.server_errors() + 4 * at.chunk};
+  }
 }
 
 // Paddings for 2, 4 and 8 ranks: 16, 32 and 64 elements.

@@ -101,8 +101,7 @@ template <class P, Turn What> struct ScheduleFor {
 /// What the ranks of a policy do in one optimizer step, and in `evaluation` with one micro-batch.
 template <class P> struct ScheduleOf {
   static constexpr Split split = split_for<P, Turn::training>();
-  static constexpr bool sends_signs =
-      ctrain::sends_signs(P::policy.optimizer.kind) && split.grid.data > 1;
+  static constexpr bool sends_signs = ctrain::sends_signs(P::policy);
   using training = ScheduleFor<P, Turn::training>;
   using sign_training =
       std::conditional_t<sends_signs, ScheduleFor<P, Turn::sign_training>, training>;

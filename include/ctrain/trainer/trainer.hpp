@@ -139,6 +139,37 @@ class Trainer : Check<P> {
     return all;
   }
 
+  /// What this rank has of what the optimizer keeps beside its moments, for a host to read and
+  /// write; `shape` is that of the whole in a file. The errors of a worker are a row of (data
+  /// ranks, padded), those of the servers one after the other (padded).
+  std::vector<TensorPart> parts(OptimizerBuffer buffer) {
+    std::vector<TensorPart> all;
+    if (!has_buffer(policy, buffer)) return all;
+    static constexpr SignTraffic traffic = sign_traffic(graph.parameters, policy.parallel.data);
+    static constexpr OneBitLambLayout lamb = one_bit_lamb_layout(policy, graph.parameters);
+    TensorCursor at;
+    for (int b = 0; b < map_.layout().buckets.size; ++b)
+      map_.each_run(b, false, [&](const Run& run) {
+        const SignLayout layout{run.count, traffic.ranks};
+        const BufferPlace place = place_of(buffer, traffic, lamb, layout, at);
+        at.pass(layout);
+        TensorPart part{.name = name_of(run),
+                        .shape = {place.count},
+                        .count = place.count,
+                        .data = host(map_.template optimizer<float>(place.offset, 4 * place.count)),
+                        .parameter = run.parameter,
+                        .layer = run.layer,
+                        .is_mine = is_error(buffer) || map_.at().data == 0};
+        if (buffer == OptimizerBuffer::moving_variance)
+          part.shape = shape_of(graph.parameters.rows[run.parameter]);
+        if (buffer == OptimizerBuffer::worker_error) part.shape = {traffic.ranks, place.count};
+        if (buffer == OptimizerBuffer::server_error) part.shape = {layout.padded()};
+        if (is_error(buffer)) part.first = map_.at().data * place.count;
+        all.push_back(std::move(part));
+      });
+    return all;
+  }
+
   /// Draws the weights that `choose(part)` names anew.
   template <class Choose> void initialize(std::uint64_t seed, Choose&& choose) {
     for (const TensorPart& part : parts(State::weight))
@@ -151,12 +182,13 @@ class Trainer : Check<P> {
   void fetch_state() {
     HostView<B>& host = step_.host();
     host.pull(plan().parameters), host.pull(plan().gradients);
-    host.pull(plan().first_moment), host.pull(plan().second_moment);
+    host.pull(plan().first_moment), host.pull(plan().second_moment), host.pull(plan().optimizer);
   }
   /// To be called after weights or optimizer state were written from outside.
   void weights_changed() {
     HostView<B>& host = step_.host();
     host.push(plan().parameters), host.push(plan().first_moment), host.push(plan().second_moment);
+    host.push(plan().optimizer);
     step_.prepare_weights();
   }
 

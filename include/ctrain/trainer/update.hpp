@@ -57,7 +57,7 @@ template <HasPolicy P, Backend B> class Update {
   /// Momentum follows this rank's own gradients, `each_gradient(visit(run, gradient))`; signs of it
   /// and of what was lost before are made ready for their servers.
   template <class EachGradient> void compress(EachGradient&& each_gradient) {
-    Cursor at;
+    TensorCursor at;
     each_gradient([&](const Run& run, const auto* gradient) {
       using G = std::remove_cvref_t<decltype(*gradient)>;
       const SignLayout layout{run.count, traffic.ranks};
@@ -77,7 +77,7 @@ template <HasPolicy P, Backend B> class Update {
 
   /// The mean of this rank's chunk of all signs, and what was lost of it before, as signs.
   void serve() {
-    Cursor at;
+    TensorCursor at;
     each_tensor([&](const Run& run) {
       const SignLayout layout{run.count, traffic.ranks};
       float* const error = floats(traffic.server_errors() + 4 * at.chunk, layout.chunk());
@@ -92,7 +92,7 @@ template <HasPolicy P, Backend B> class Update {
 
   /// The mean momentum, as all servers' signs tell it.
   void take_means() {
-    Cursor at;
+    TensorCursor at;
     each_tensor([&](const Run& run) {
       const SignLayout layout{run.count, traffic.ranks};
       float* const m = map_.at(State::first_moment, run);
@@ -105,9 +105,7 @@ template <HasPolicy P, Backend B> class Update {
       }
       if constexpr (kind == OptimizerKind::one_bit_lamb)
         backend_.run(RunRows<ScaleBack>{{tensor(at.tensor)}, {m}, run.count});
-      const float bound = as_in_paper ? adam_bound(numbers_) : KeepWithinVariance{}.bound;
-      backend_.run(
-          RunRows<KeepWithinVariance>{{bound}, {m, map_.at(State::second_moment, run)}, run.count});
+      keep_within_variance(run, m, layout, at);
       at.pass(layout);
     });
   }
@@ -122,15 +120,25 @@ template <HasPolicy P, Backend B> class Update {
   }
 
  private:
-  /// Where a tensor's share stands among those of all.
-  struct Cursor {
-    std::int64_t tensor = 0, element = 0, padded = 0, chunk = 0, chunk_bytes = 0;
-    void pass(const SignLayout& layout) {
-      ++tensor;
-      element += round_up(layout.count, 16);
-      padded += layout.padded(), chunk += layout.chunk(), chunk_bytes += layout.chunk_bytes();
+  /// What the bound cuts off, the server of its chunk sends later; DeepSpeed only leaves out what
+  /// never had a gradient.
+  void keep_within_variance(const Run& run, float* m, const SignLayout& layout,
+                            const TensorCursor& at) {
+    float* const v = map_.at(State::second_moment, run);
+    if constexpr (!as_in_paper) {
+      backend_.run(RunRows<KeepWithinVariance>{{}, {m, v}, run.count});
+    } else {
+      const float bound = adam_bound(numbers_, optimizer.compression.freeze_step);
+      const std::int64_t first = map_.at().data * layout.chunk();
+      const std::int64_t mine = std::min(layout.chunk(), run.count - first);
+      OneBitLambTensor* const of =
+          kind == OptimizerKind::one_bit_lamb ? tensor(at.tensor) : nullptr;
+      float* const error = floats(traffic.server_errors() + 4 * at.chunk, layout.chunk());
+      if (mine > 0)
+        backend_.run(RunRows<KeepWhatIsCutOff>{{bound, of}, {error, m + first, v + first}, mine});
+      backend_.run(RunRows<KeepWithinVariance>{{bound}, {m, v}, run.count});
     }
-  };
+  }
 
   OptimizerNumbers numbers_of(const Run& run) const {
     OptimizerNumbers n = numbers_;
@@ -190,8 +198,7 @@ template <HasPolicy P, Backend B> class Update {
   // 1-bit LAMB -----------------------------------------------------------------------------------
 
   static constexpr OneBitLambLayout lamb_layout =
-      one_bit_lamb_layout(GraphOf<P>::graph.parameters, traffic,
-                          ScheduleOf<P>::sends_signs ? traffic.size() : SignTraffic::scratch);
+      one_bit_lamb_layout(P::policy, GraphOf<P>::graph.parameters);
 
   OneBitLambTensor* tensor(std::int64_t i) {
     return map_.template optimizer<OneBitLambTensor>(
@@ -206,11 +213,11 @@ template <HasPolicy P, Backend B> class Update {
   void copy(float* to, const float* from, const Run& run) {
     backend_.run(CastForward<float>{to, from, int(round_up(run.count, 16) / 16), 16});
   }
-  void keep_before(const Run& run, const float* m, const Cursor& at) {
+  void keep_before(const Run& run, const float* m, const TensorCursor& at) {
     if constexpr (kind == OptimizerKind::one_bit_lamb)
       copy(momentum_before(at.element, run), m, run);
   }
-  void add_to_error(const Run& run, float* error, float* m, const Cursor& at) {
+  void add_to_error(const Run& run, float* error, float* m, const TensorCursor& at) {
     if constexpr (kind == OptimizerKind::one_bit_lamb)
       backend_.run(RunRows<AddScaledToError>{{tensor(at.tensor)}, {error, m}, run.count});
     else
@@ -261,7 +268,7 @@ template <HasPolicy P, Backend B> class Update {
   void freeze() {
     auto* const mean = map_.template optimizer<float>(128, sizeof(float));
     backend_.run(Clear{mean, sizeof *mean});
-    Cursor at;
+    TensorCursor at;
     each_tensor([&](const Run& run) {
       const float* const m = map_.at(State::first_moment, run);
       copy(moving_variance(at.element, run), map_.at(State::second_moment, run), run);
@@ -294,8 +301,8 @@ template <HasPolicy P, Backend B> class Update {
     return first + rank * traffic.message();
   }
   static bytes mean_of(int server) { return traffic.means() + server * traffic.message(); }
-  float* scale(bytes message, const Cursor& at) { return floats(message + 4 * at.tensor, 1); }
-  std::uint8_t* signs(bytes message, const Cursor& at) {
+  float* scale(bytes message, const TensorCursor& at) { return floats(message + 4 * at.tensor, 1); }
+  std::uint8_t* signs(bytes message, const TensorCursor& at) {
     return map_.template optimizer<std::uint8_t>(message + traffic.scales() + at.chunk_bytes, 1);
   }
 

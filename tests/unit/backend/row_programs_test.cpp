@@ -161,7 +161,16 @@ TEST_CASE("backend.row_programs.a_sum_of_signs_stays_within_what_adam_could_step
   Floats m{1, -1, 1, -1, 0.5f, 1}, v{4, 4, 0.01f, 0.01f, 0, 1e-20f};
   CpuReference reference;
   OptimizerNumbers n;
-  CHECK(adam_bound(n) == Approx(0.1 / std::sqrt(0.001)));
+  CHECK(adam_bound(n, 1000) == Approx(0.1 / std::sqrt(0.001)));
+  CHECK(adam_bound(n, 60) == Approx(1 / std::sqrt(1 - std::pow(0.999, 60))));
+  // What is cut off stays with the server.
+  Floats kept{0, 0, 0.25f, 0, 0, 0};
+  reference.run(RunRows<KeepWhatIsCutOff>{{2}, {kept.data(), m.data(), v.data()}, 6});
+  CHECK(kept == Floats{0, 0, 0.25f + 0.8f, -0.8f, 0.5f, 1 - 2e-10f});
+  OneBitLambTensor halved{.root = 2, .mean_root = 1};
+  kept = Floats(6);
+  reference.run(RunRows<KeepWhatIsCutOff>{{2, &halved}, {kept.data(), m.data(), v.data()}, 6});
+  CHECK(kept == Floats{0, 0, 0.4f, -0.4f, 0.25f, 0.5f - 1e-10f});
   reference.run(RunRows<KeepWithinVariance>{{2}, {m.data(), v.data()}, 6});
   CHECK(m == Floats{1, -1, 0.2f, -0.2f, 0, 2e-10f});
 }

@@ -115,6 +115,27 @@ static_assert(!trust_ratios_are_of_whole_tensors<true, 1, 1> &&
               !trust_ratios_are_of_whole_tensors<true, 0, 2> &&
               trust_ratios_are_of_whole_tensors<true, 0, 1>);
 static_assert(valid<decltype([](Policy& p) { p.optimizer.kind = OptimizerKind::adam_l2; })>);
+/// Which splits each optimizer takes.
+template <OptimizerKind Kind, int Stage, int Data, int Tensor, int Pipeline> struct Split4 {
+  static constexpr Policy policy{.batch = {.packed_tokens = 2048},
+                                 .optimizer = {.kind = Kind},
+                                 .parallel = {.data = Data, .tensor = Tensor, .pipeline = Pipeline},
+                                 .zero = {.stage = Stage},
+                                 .device = host_memory(256 * GiB)};
+};
+template <OptimizerKind Kind> constexpr bool takes_whole_tensors_only() {
+  return ValidPolicy<Split4<Kind, 0, 2, 1, 1>> && !ValidPolicy<Split4<Kind, 1, 2, 1, 1>> &&
+         !ValidPolicy<Split4<Kind, 2, 2, 1, 1>> && !ValidPolicy<Split4<Kind, 3, 2, 1, 1>> &&
+         !ValidPolicy<Split4<Kind, 0, 1, 2, 1>> && !ValidPolicy<Split4<Kind, 0, 2, 2, 1>>;
+}
+static_assert(takes_whole_tensors_only<OptimizerKind::lamb>());
+static_assert(takes_whole_tensors_only<OptimizerKind::one_bit_adam>());
+static_assert(takes_whole_tensors_only<OptimizerKind::one_bit_lamb>());
+static_assert(ValidPolicy<Split4<OptimizerKind::lamb, 0, 2, 1, 2>>);  // a stage has whole tensors
+static_assert(!ValidPolicy<Split4<OptimizerKind::one_bit_adam, 0, 2, 1, 2>>);
+static_assert(!ValidPolicy<Split4<OptimizerKind::one_bit_lamb, 0, 2, 1, 2>>);
+static_assert(ValidPolicy<Split4<OptimizerKind::adamw_torch, 1, 2, 2, 1>>);
+
 static_assert(!sums_of_signs_are_of_whole_states<true, 1> &&
               sums_of_signs_are_of_whole_states<true, 0> &&
               sums_of_signs_are_of_whole_states<false, 3>);

@@ -24,22 +24,27 @@ struct AddToError {
 /// minus the scale, also one that never had a gradient, or a tiny one only, and its frozen sqrt(v)
 /// would then make a huge step of it. Adam's own steps are bounded: see adam_bound(). (DeepSpeed
 /// has users pass a mask for elements without gradients, which is this with no bound.)
+template <class Real> CTRAIN_HOST_DEVICE inline Real within_variance(Real m, Real v, float bound) {
+  const Real most = Real(bound) * square_root(v), least = Real(0.0f) - most;
+  const Real below = select(m < most, m, most);
+  return select(least < below, below, least);
+}
 struct KeepWithinVariance {
-  static constexpr int states = 2, written = 1;
+  static constexpr int states = 2, written = 1;  // m, v
   static constexpr bool takes_gradient = false;
   float bound = 3e38f;
 
   CTRAIN_HOST_DEVICE KeepWithinVariance ready() const { return *this; }
   template <class Real> CTRAIN_HOST_DEVICE void step(Real (&x)[states], Real) const {
-    const Real most = Real(bound) * square_root(x[1]), least = Real(0.0f) - most;
-    const Real below = select(x[0] < most, x[0], most);
-    x[0] = select(least < below, below, least);
+    x[0] = within_variance(x[0], x[1], bound);
   }
 };
 
-/// The largest |m| / sqrt(v) that Adam comes to, after one gradient among zeros.
-inline float adam_bound(const OptimizerNumbers& n) {
-  return float((1 - as_written(n.beta1)) / std::sqrt(1 - as_written(n.beta2)));
+/// The largest |m| / sqrt(v) that Adam comes to with a variance of `frozen` steps: after one
+/// gradient among zeros, or after equal ones.
+inline float adam_bound(const OptimizerNumbers& n, std::int64_t frozen) {
+  const double alone = (1 - as_written(n.beta1)) / std::sqrt(1 - as_written(n.beta2));
+  return float(std::fmax(alone, 1 / root_correction(n, frozen)));
 }
 
 // 1-bit LAMB -------------------------------------------------------------------------------------
@@ -55,7 +60,7 @@ struct OneBitLambTensor {
   /// Of the momentum before it is compressed: brings tensors to one size.
   CTRAIN_HOST_DEVICE float scaling() const { return root > 0 ? mean_root / root : 1.0f; }
 };
-static_assert(sizeof(OneBitLambTensor) <= 32);
+static_assert(sizeof(OneBitLambTensor) == 20);  // all but the last outlive a step
 
 /// Averages this step's trust ratio; a ratio of 1 counts as none, as in DeepSpeed.
 CTRAIN_HOST_DEVICE constexpr float coefficient_after(float coefficient, float ratio, float beta) {
@@ -129,6 +134,24 @@ struct ScaleBack {
   CTRAIN_HOST_DEVICE ScaleBack ready() const { return {nullptr, 1.0f / tensor->scaling()}; }
   template <class Real> CTRAIN_HOST_DEVICE void step(Real (&x)[states], Real) const {
     x[0] = x[0] * Real(factor);
+  }
+};
+
+/// e += scaling (m - m within bound sqrt(v)): what a bound cuts off has not been sent either, and a
+/// server keeps it with what it lost. Without that, momentum would shrink wherever a gradient is
+/// small beside its tensor's, by as much as it is smaller. `tensor`: of 1-bit LAMB, else none.
+struct KeepWhatIsCutOff {
+  static constexpr int states = 3, written = 1;  // e, m, v
+  static constexpr bool takes_gradient = false;
+  float bound = 3e38f;
+  const OneBitLambTensor* tensor = nullptr;
+  float scaling = 1;
+
+  CTRAIN_HOST_DEVICE KeepWhatIsCutOff ready() const {
+    return {bound, nullptr, tensor != nullptr ? tensor->scaling() : 1.0f};
+  }
+  template <class Real> CTRAIN_HOST_DEVICE void step(Real (&x)[states], Real) const {
+    x[0] = x[0] + Real(scaling) * (x[1] - within_variance(x[1], x[2], bound));
   }
 };
 
