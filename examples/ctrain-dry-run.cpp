@@ -89,7 +89,7 @@ template <class P> struct FullBatch {
 
 template <class P> List one_step(int rank) {
   DryRun backend;
-  DryRanks ranks(backend, rank, grid_of(P::policy.parallel));
+  DryRanks ranks(backend, rank, P::policy);
   MemoryMap<P, DryRun::Arena> map(ranks.grid().at(rank));
   Step<P, DryRun, DryRanks> step(backend, map, ranks);
   FullBatch<P> feed;

@@ -96,7 +96,10 @@ void arena_is_what_is_taken(Report& report) {
   const double idle = free_bytes();
   Trainer<OnCard<Compute::bf16>, Cuda> trainer(7);
   EqualSentences feed{4, 32, small.vocabulary};
+  const std::size_t prepared = trainer.backend().prepared_products();
   trainer.step().train(feed, {.learning_rate = 1e-3});
+  report.say("a step chooses no algorithms", trainer.backend().prepared_products() == prepared,
+             double(trainer.backend().prepared_products()), double(prepared));
   const double after_one = free_bytes();
   for (int i = 1; i < steps; ++i) trainer.step().train(feed, {.step = i, .learning_rate = 1e-3});
   report.say("steps after the first take no memory", free_bytes() == after_one,

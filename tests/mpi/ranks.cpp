@@ -1,6 +1,7 @@
 // ranks CASE RANKS DEADLINE: what one process of tests/mpi/check.sh does.
 #include <ctrain/backend/comm/agreement.hpp>
 #include <ctrain/backend/comm/mpi.hpp>
+#include <ctrain/trainer/dry_ranks.hpp>
 
 #include <csignal>
 #include <cstdio>
@@ -23,6 +24,14 @@ void sum(Mpi& communicator, int index) {
   const float expected = float(communicator.ranks() * (communicator.ranks() + 1) / 2);
   for (const float element : data)
     if (element != expected) throw Error("sum", "is wrong", "Mend the engine");
+}
+
+/// Ranks with a card each meet over MPI, too: NcclOver<Mpi> is this over NCCL. Compiling it is the
+/// test; MPI can be started once only.
+[[maybe_unused]] void meet_over_mpi(DryRun& backend, const Grid& grid) {
+  DeviceRanks<DryLibrary, Mpi> ranks(grid, {}, DryLibrary(backend), grid, 2.0, grid.ranks());
+  ranks.serve(backend);
+  ranks.wait(ranks.start({.size = 64}));
 }
 
 /// Collectives of every kind, messages around a ring, and values of all ranks, many times.

@@ -652,9 +652,18 @@ template <HasPolicy P, Backend B, Communicator C> void run(const Flags& flags, C
   job->run();
 }
 
+/// The communicator of this process's rank: of the policy alone, or of its numbers.
+template <HasPolicy P, Communicator C> C connect() {
+  if constexpr (std::is_constructible_v<C, const Policy&>)
+    return C(P::policy);
+  else
+    return C(grid_of(P::policy.parallel), double(P::policy.parallel.deadline),
+             P::policy.parallel.ranks());
+}
+
 /// The rank that a launcher gave this process, for the time before it has a communicator.
 inline int launched_rank() {
-  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"})
+  for (const char* name : {"RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"})
     if (const char* value = std::getenv(name)) return std::atoi(value);
   return 0;
 }
@@ -662,13 +671,14 @@ inline int launched_rank() {
 }  // namespace finetune
 
 /// A program: fine-tunes P's model as the flags say (`--help` lists them). Returns 0, or 1 after
-/// one line on stderr that says what is wrong, where, and what to do. With C = Mpi it is one of the
-/// ranks of a policy that has several, started by mpirun or srun.
+/// one line on stderr that says what is wrong, where, and what to do. With C = Mpi, or Nccl for
+/// cards, it is one of the ranks of a policy that has several, started by mpirun, srun or, with
+/// Nccl, torchrun.
 template <HasPolicy P, Backend B = DefaultBackend, Communicator C = Single>
 int finetune_classification(int argc, const char* const* argv) {
   static_assert(std::is_same_v<C, Single> == (P::policy.parallel.ranks() == 1),
                 "a policy of several ranks needs a communicator between them, and one of one rank "
-                "has none: finetune_classification<P, Cpu, Mpi>(argc, argv)");
+                "has none: finetune_classification<P, Cpu, Mpi>(argc, argv), or <P, Cuda, Nccl>");
   std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is a full disk: an Error, not a death
   const int rank = finetune::launched_rank();
   bool speaks = rank == 0;  // until ranks are connected, all of them fail alike
@@ -685,8 +695,7 @@ int finetune_classification(int argc, const char* const* argv) {
       Single alone;
       finetune::run<P, B>(line.flags, alone);
     } else {
-      C communicator(grid_of(P::policy.parallel), double(P::policy.parallel.deadline),
-                     P::policy.parallel.ranks());
+      C communicator = finetune::connect<P, C>();
       speaks = true;
       finetune::run<P, B>(line.flags, communicator);
     }

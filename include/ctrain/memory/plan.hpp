@@ -70,6 +70,7 @@ struct CommunicationLayout {
   bytes gathered = 0, reducing = 0, bucket = 0;
   bytes d_stream_in = 0, d_stream_out = 0, stream = 0;
   bytes norms = 0, bucket_norms = 0;
+  Region data_summand{}, tensor_summand{};  // what cards add comes there first
   bytes size = 0;
 };
 
@@ -102,6 +103,15 @@ constexpr CommunicationLayout communication_layout(const Split& split, const Sta
     if (const bytes norms = split.norms_to_sum(stage.buckets.rows[b]); norms > c.bucket_norms)
       c.bucket_norms = round_up(norms, tensor_alignment);
   take(c.norms, 1, c.bucket_norms);
+  const auto take_summand = [&](Region& summand, int members, bytes payload) {
+    if (split.adds_on_device)
+      summand.size = round_up(largest_summand(members, payload), tensor_alignment);
+    take(summand.offset, 1, summand.size);
+  };
+  take_summand(c.data_summand, split.grid.data, c.bucket);
+  const bytes whole_stream = split.stream * (split.sequence ? split.grid.tensor : 1);
+  take_summand(c.tensor_summand, split.grid.tensor,
+               whole_stream > c.bucket_norms ? whole_stream : c.bucket_norms);
   c.size = at;
   return c;
 }
@@ -353,7 +363,8 @@ constexpr MemoryPlan plan_memory(const Graph& g, const Policy& p, int stage = 0)
     if (t.offset >= 0) t.offset += m.step.offset;
   m.stream_after_last.offset += m.step.offset;
   m.runtime = p.device.reserved;
-  if (p.device.kind == DeviceKind::host) m.runtime += transfer_scratch(split.grid);
+  m.runtime +=
+      p.device.kind == DeviceKind::host ? transfer_scratch(split.grid) : nccl_buffers(split.grid);
   return m;
 }
 

@@ -17,7 +17,8 @@ struct Split {
   PipelineOrder order = PipelineOrder::one_forward_one_backward;
   bool sequence = false;
   bool layout_invariant = false;
-  bool trains = true;  // false: an evaluation, one micro-batch forward
+  bool adds_on_device = false;  // ranks with a card each add in the fixed tree
+  bool trains = true;           // false: an evaluation, one micro-batch forward
   int layers = 1;
   int micro_batches = 1;  // of a data rank
   ElementBytes size{};
@@ -80,6 +81,41 @@ constexpr bytes transfer_scratch(const Grid& grid) {
   return talking * pieces_in_flight * piece_size;
 }
 
+/// Communicators of a rank with a card: of all ranks, of each group of several, and one for each
+/// direction to each of its two neighbouring stages.
+constexpr int communicators(const Grid& grid) {
+  if (grid.ranks() == 1) return 0;
+  int count = 1 + (grid.pipeline > 1 ? 4 : 0);
+  for (const Group g : {Group::data, Group::tensor, Group::model}) count += grid.size(g) > 1;
+  return count;
+}
+
+/// Multiprocessors for each of them. What a card was given of a communicator holds them until the
+/// others come, so the work of all must fit a card at once: 96 of an A100's 108. (Kernels of the
+/// step end by themselves.) NCCL takes 32 at most.
+constexpr int blocks_of_each(int communicators) {
+  const int share = 96 / communicators;
+  return share < 32 ? share : 32;
+}
+
+/// What NCCL takes of a card: by its documentation a buffer of 4 MiB for each multiprocessor and
+/// peer, of which a ring has two. To be replaced by measurements.
+constexpr bytes nccl_buffers(const Grid& grid) {
+  const int count = communicators(grid);
+  return count == 0 ? 0 : count * blocks_of_each(count) * 8 * MiB;
+}
+
+static_assert(nccl_buffers({}) == 0 && nccl_buffers({2, 1, 1}) == 512 * MiB);
+
+/// What a member receives at most at once to add it, of a sum over so many with that payload: a
+/// half where members halve it with partners, a share where sums go around a ring.
+constexpr bytes largest_summand(int members, bytes payload) {
+  if (members == 1) return 0;
+  const bool halves = (members & (members - 1)) == 0;
+  const bytes parts = halves ? 2 : members;
+  return round_up((payload + parts - 1) / parts, size_of(DType::fp32));
+}
+
 static_assert(transfer_scratch({}) == 0 && transfer_scratch({2, 1, 1}) == 2 * MiB);
 
 /// One data rank has nothing to share, whatever the stage of ZeRO.
@@ -93,6 +129,8 @@ constexpr Split split_of(const Policy& p) {
       .order = p.parallel.order,
       .sequence = sequence,
       .layout_invariant = p.deterministic == Deterministic::layout_invariant,
+      .adds_on_device =
+          p.device.kind == DeviceKind::cuda && p.deterministic == Deterministic::layout_invariant,
       .trains = true,
       .layers = p.model.layers,
       .micro_batches = p.batch.accumulation,

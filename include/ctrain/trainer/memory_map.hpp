@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 namespace ctrain {
 
@@ -122,9 +123,9 @@ template <HasPolicy P, class Space = Arena> class MemoryMap {
   void view_micro_batch(int slot) { slot_ = slot; }
 
   void view_resident_weights() {
-    if (split.zero.stage == 3) return;
-    for (int b = 0; b < layout_.buckets.size; ++b)
-      view(weights_of_unit_, b, plan_.parameters.offset + 4 * layout_.start_of(b));
+    if constexpr (split.zero.stage < 3)
+      for (int b = 0; b < layout_.buckets.size; ++b)
+        view(weights_of_unit_, b, plan_.parameters.offset + 4 * layout_.start_of(b));
   }
   /// A bucket's parameters are those in a buffer of stage 3.
   void view_gathered_weights(int bucket, int buffer) {
@@ -133,9 +134,9 @@ template <HasPolicy P, class Space = Arena> class MemoryMap {
   /// Gradients go to one of the sums that a rank keeps.
   void view_resident_gradients(int sum) {
     gradients_ = sum_offset(sum);
-    if (split.zero.stage >= 2) return;
-    for (int b = 0; b < layout_.buckets.size; ++b)
-      view(gradients_of_unit_, b, gradients_ + 4 * layout_.start_of(b));
+    if constexpr (split.zero.stage < 2)
+      for (int b = 0; b < layout_.buckets.size; ++b)
+        view(gradients_of_unit_, b, gradients_ + 4 * layout_.start_of(b));
   }
   /// A bucket's gradients go to a buffer of stages 2 and 3.
   void view_reducing_gradients(int bucket, int buffer) {
@@ -182,6 +183,13 @@ template <HasPolicy P, class Space = Arena> class MemoryMap {
   float* norms() {
     return floats(plan_.communication.offset + communication_.norms,
                   communication_.bucket_norms / 4);
+  }
+
+  /// Where a group's sums on a card keep what comes, and its size.
+  std::pair<void*, bytes> summand(Group group) {
+    const Region& r =
+        group == Group::data ? communication_.data_summand : communication_.tensor_summand;
+    return {arena_.at(plan_.communication.offset + r.offset, r.size), r.size};
   }
 
   /// The micro-batch buffers of one in flight; rows and sentences are 0 until someone fills them.

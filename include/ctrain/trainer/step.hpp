@@ -70,6 +70,13 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
         update_(backend, map) {
     if constexpr (requires { backend.begin(policy, nullptr, 0); })
       backend.begin(policy, map.scratch(), map.plan().scratch.size);
+    if constexpr (requires { communicator.serve(backend); }) {
+      communicator.serve(backend);
+      for (const Group group : {Group::data, Group::tensor}) {
+        const auto [memory, size] = map.summand(group);
+        communicator.lend(group, memory, size);
+      }
+    }
     for (int slot = 0; slot < split.slots(map.at().pipeline); ++slot) {
       batches_[slot].here = map.batch(slot);
       batches_[slot].host = host_.batch_at(batches_[slot].here);

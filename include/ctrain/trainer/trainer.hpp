@@ -221,6 +221,8 @@ class Trainer : Check<P> {
   /// Lets a backend that prepares its products per shape do so now, for every shape a step can ask
   /// for.
   void prepare_products() {
+    if constexpr (requires { backend_.prepare_products(graph, policy); })
+      backend_.prepare_products(graph, policy);
     if constexpr (requires { backend_.template prepare_shapes<float>({}, {}); }) {
       using Shapes = std::vector<typename B::LinearShape>;
       constexpr bool packed = copies_of_weights(P::policy) == 2;

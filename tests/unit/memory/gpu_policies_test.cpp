@@ -94,6 +94,10 @@ struct A100_80_Two {
 struct A100_80_Four {
   static constexpr Policy policy = on_cards(a100_80gb, packed(256), {.data = 2, .tensor = 2}, 1);
 };
+struct A100_80_Eight {
+  static constexpr Policy policy = on_cards(a100_80gb, {.packed_tokens = 16384, .accumulation = 4},
+                                            {.data = 4, .pipeline = 2}, 1);
+};
 struct H100_Two {
   static constexpr Policy policy = on_cards(h100_80gb, packed(512), {.data = 2}, 1);
 };
@@ -107,14 +111,18 @@ struct H100_Eight {
 struct H200_Two {
   static constexpr Policy policy = on_cards(h200_141gb, packed(1024), {.data = 2});
 };
+struct H200_Four {
+  static constexpr Policy policy =
+      on_cards(h200_141gb, packed(1024), {.data = 2, .tensor = 2, .sequence = true}, 1);
+};
 struct H200_Eight {
   static constexpr Policy policy = on_cards(h200_141gb, packed(1024), {.data = 8}, 1);
 };
 static_assert(check<A100_40_Two>() && check<A100_40_TwoByTensor>() && check<A100_40_Four>());
 static_assert(check<A100_40_FourStages>() && check<A100_40_Eight>());
-static_assert(check<A100_80_Two>() && check<A100_80_Four>());
+static_assert(check<A100_80_Two>() && check<A100_80_Four>() && check<A100_80_Eight>());
 static_assert(check<H100_Two>() && check<H100_Four>() && check<H100_Eight>());
-static_assert(check<H200_Two>() && check<H200_Eight>());
+static_assert(check<H200_Two>() && check<H200_Four>() && check<H200_Eight>());
 
 // 256 pairs a card of 40 GB want their states shared: not on one card, nor on 8 with copies.
 static_assert(!fits_on(a100_40gb, packed(256)));

@@ -3,48 +3,80 @@
 
 #include <ctrain/core/error.hpp>
 
+#include <algorithm>
 #include <cstddef>
+#include <set>
 #include <span>
+#include <sstream>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include <unistd.h>
 
 namespace ctrain {
 
-/// How many of the ranks before `rank` are on its host: the card it takes.
-inline int card_of(const std::vector<std::string>& hosts, int rank) {
-  int before = 0;
-  for (int other = 0; other < rank; ++other)
-    before += hosts[std::size_t(other)] == hosts[std::size_t(rank)];
-  return before;
+/// Where a rank runs, and the cards that it sees there, by names that all ranks of a host share. A
+/// launcher may show each rank all of them, or only its own.
+struct Seat {
+  std::string host;
+  std::vector<std::string> cards{};
+};
+
+namespace cards {
+
+/// What ranks take in turn, each the first card it sees that is free; index -1 where none is.
+inline int taken_by(const std::vector<Seat>& seats, int rank) {
+  std::set<std::string> taken;
+  for (int r = 0;; ++r) {
+    const Seat& seat = seats[std::size_t(r)];
+    if (seat.host != seats[std::size_t(rank)].host) continue;
+    const auto free = std::ranges::find_if(
+        seat.cards, [&](const std::string& card) { return !taken.contains(card); });
+    if (r == rank) return free == seat.cards.end() ? -1 : int(free - seat.cards.begin());
+    if (free != seat.cards.end()) taken.insert(*free);
+  }
 }
 
-/// Throws Error where `rank`'s host has more ranks than cards.
-inline void require_a_card_for_each_rank(const std::vector<std::string>& hosts, int rank,
-                                         int cards) {
+}  // namespace cards
+
+/// The card that `rank` takes, as it counts them. Throws Error, on all ranks of a host, where that
+/// has fewer cards than ranks.
+inline int card_of(const std::vector<Seat>& seats, int rank) {
+  const std::string& host = seats[std::size_t(rank)].host;
+  std::set<std::string> seen;
   int ranks = 0;
-  for (const std::string& host : hosts) ranks += host == hosts[std::size_t(rank)];
-  if (ranks > cards)
+  bool all_have_one = true;
+  for (int r = 0; r < int(seats.size()); ++r) {
+    const Seat& seat = seats[std::size_t(r)];
+    if (seat.host != host) continue;
+    ++ranks;
+    seen.insert(seat.cards.begin(), seat.cards.end());
+    all_have_one = all_have_one && cards::taken_by(seats, r) >= 0;
+  }
+  if (!all_have_one)
     throw Error("rank " + std::to_string(rank),
-                "host " + hosts[std::size_t(rank)] + " has " + std::to_string(cards) +
-                    " cards for " + std::to_string(ranks) + " ranks",
+                "host " + host + " has " + std::to_string(seen.size()) +
+                    (seen.size() == 1 ? " card for " : " cards for ") + std::to_string(ranks) +
+                    " ranks",
                 "Start at most one rank per card");
+  return cards::taken_by(seats, rank);
 }
 
-/// The host of every rank, told by itself.
-template <class Control> std::vector<std::string> hosts_of_ranks(Control& control) {
+/// The seat of every rank, told by itself.
+template <class Control>
+std::vector<Seat> seats_of_ranks(Control& control, const std::vector<std::string>& my_cards) {
   char name[256] = {};
   gethostname(name, sizeof name - 1);
-  std::vector<std::string> hosts;
-  for (const auto& one : control.gather(std::as_bytes(std::span(std::string_view(name)))))
-    hosts.emplace_back(reinterpret_cast<const char*>(one.data()), one.size());
-  return hosts;
-}
-
-template <class Control> void require_a_card_for_each_rank(Control& control, int cards) {
-  require_a_card_for_each_rank(hosts_of_ranks(control), control.rank(), cards);
+  std::string mine = name;
+  for (const std::string& card : my_cards) mine += "\n" + card;
+  std::vector<Seat> seats;
+  for (const auto& one : control.gather(std::as_bytes(std::span(mine)))) {
+    std::istringstream lines(std::string(reinterpret_cast<const char*>(one.data()), one.size()));
+    Seat& seat = seats.emplace_back();
+    std::getline(lines, seat.host);
+    for (std::string card; std::getline(lines, card);) seat.cards.push_back(card);
+  }
+  return seats;
 }
 
 }  // namespace ctrain

@@ -1,22 +1,19 @@
-/// \file  The communicator of ranks with a card each: NCCL on streams, native collectives or our fixed trees.   floor 5: backend
+/// \file  Ranks with a card each over NCCL: native collectives, or our fixed trees of its messages.   floor 5: backend
 #pragma once
 
-#include <ctrain/backend/comm/cards.hpp>
-#include <ctrain/backend/comm/transfer.hpp>
+#include <ctrain/backend/comm/device_ranks.hpp>
+#include <ctrain/backend/comm/rendezvous.hpp>
 #include <ctrain/backend/cuda/cuda.cuh>
 #include <ctrain/backend/cuda/elementwise.hpp>
 #include <ctrain/backend/cuda/launch.cuh>
-#include <ctrain/schedule/collectives.hpp>
 
 #include <nccl.h>
 
-#include <array>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <string>
 #include <thread>
-#include <utility>
 #include <vector>
 
 namespace ctrain {
@@ -29,256 +26,177 @@ inline void check(ncclResult_t status, const char* call) {
               "Run again with NCCL_DEBUG=WARN, which says more");
 }
 
-/// In which order a sum adds: NCCL's own, which depends on the ranks' wiring, or the fixed tree of
-/// schedule/collectives.hpp, whose bits every layout and every transport shares.
-enum class SumOrder : std::uint8_t { native, fixed_tree };
-
-/// Ranks that talk in one order, and the stream on which they do.
-class Lane {
+/// Models CollectiveLibrary. Comms do not block: a rank that never comes is waited for where a
+/// deadline holds.
+class NcclLibrary {
  public:
-  Lane() = default;
-  Lane(ncclComm_t comm, int members, int me) : comm_(comm), members_(members), me_(me) {
-    stream_ = std::make_unique<DeviceStream>();
-    for (cudaEvent_t* event : {&begin_, &end_})
-      check(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreate");
-  }
-  Lane(Lane&& other) noexcept { *this = std::move(other); }
-  Lane& operator=(Lane&& other) noexcept {
-    std::swap(comm_, other.comm_), std::swap(begin_, other.begin_), std::swap(end_, other.end_);
-    std::swap(members_, other.members_), std::swap(me_, other.me_);
-    std::swap(stream_, other.stream_), std::swap(staging_, other.staging_);
-    std::swap(staging_size_, other.staging_size_), std::swap(latest_, other.latest_);
-    return *this;
-  }
-  ~Lane() {
-    cudaFree(staging_);
-    if (begin_ != nullptr) cudaEventDestroy(begin_), cudaEventDestroy(end_);
-    if (comm_ != nullptr) ncclCommDestroy(comm_);
-  }
+  using Comm = ncclComm_t;
+  using Stream = cudaStream_t;
+  using Event = cudaEvent_t;
 
-  /// Starts `body(stream)` once all that `compute` has been given is done.
-  template <class Body> void start(cudaStream_t compute, const TransferName& name, Body&& body) {
-    check(cudaEventRecord(begin_, compute), "cudaEventRecord");
-    check(cudaStreamWaitEvent(stream_->handle(), begin_), "cudaStreamWaitEvent");
-    body(stream_->handle());
-    check(cudaEventRecord(end_, stream_->handle()), "cudaEventRecord");
-    latest_ = name;
-  }
-  /// `compute` goes on when everything that was started here has ended. No host waits.
-  void let_wait(cudaStream_t compute) const {
-    check(cudaStreamWaitEvent(compute, end_), "cudaStreamWaitEvent");
-  }
+  /// Streams that share one of a card's queues wait for each other, and then for ranks that wait
+  /// for them: each lane and the step's own want one. It is 8 unless someone says otherwise before
+  /// the first use of a card.
+  NcclLibrary() { setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0); }
 
-  void collective(const Transfer& t, cudaStream_t stream) const {
-    auto* data = static_cast<std::byte*>(t.data);
-    const std::size_t count = std::size_t(t.size / size_of(t.element));
-    const bytes own = chunk_begin(t.size, t.element, members_, me_);
-    const std::size_t share = count / std::size_t(members_);
-    if (t.collective == Collective::all_reduce)
-      check(ncclAllReduce(data, data, count, type_of(t.element), ncclSum, comm_, stream),
-            "ncclAllReduce");
-    else if (t.collective == Collective::reduce_scatter)
-      check(ncclReduceScatter(data, data + own, share, type_of(t.element), ncclSum, comm_, stream),
-            "ncclReduceScatter");
-    else
-      check(ncclAllGather(data + own, data, share, type_of(t.element), comm_, stream),
-            "ncclAllGather");
-  }
-  /// The same as exchanges in a fixed order; sums are ours.
-  void exchanges(const Transfer& t, cudaStream_t stream) {
-    auto* data = static_cast<std::byte*>(t.data);
-    const int chunks = chunks_of(t.collective, members_);
-    const auto chunk = [&](int i) { return chunk_begin(t.size, t.element, chunks, i); };
-    for (const Exchange& e : lowered(t.collective, members_, me_)) {
-      const bytes from = chunk(e.receive), size = chunk(e.receive + e.receives) - from;
-      std::byte* to = e.add ? stage(size) : data + from;
-      check(ncclGroupStart(), "ncclGroupStart");
-      send(data + chunk(e.send), chunk(e.send + e.sends) - chunk(e.send), e.to, stream);
-      receive(to, size, e.from, stream);
-      check(ncclGroupEnd(), "ncclGroupEnd");
-      if (e.add) add(data + from, to, size, t.element);
+  static std::vector<std::string> cards() {
+    std::vector<std::string> names;
+    for (int card = 0; card < device_count(); ++card) {
+      char name[32] = {};
+      check(cudaDeviceGetPCIBusId(name, sizeof name, card), "cudaDeviceGetPCIBusId");
+      names.emplace_back(name);
     }
+    return names;
   }
-  void send(const void* from, bytes size, int to, cudaStream_t stream) const {
-    check(ncclSend(from, std::size_t(size), ncclUint8, to, comm_, stream), "ncclSend");
+  static void select(int card) { select_device(card); }
+
+  static std::vector<std::byte> make_id() {
+    ncclUniqueId id{};
+    check(ncclGetUniqueId(&id), "ncclGetUniqueId");
+    std::vector<std::byte> content(sizeof id);
+    std::memcpy(content.data(), &id, sizeof id);
+    return content;
   }
-  void receive(void* to, bytes size, int from, cudaStream_t stream) const {
-    check(ncclRecv(to, std::size_t(size), ncclUint8, from, comm_, stream), "ncclRecv");
+  static Comm join(std::span<const std::byte> of, int ranks, int rank, const CommOptions& o) {
+    ncclUniqueId id{};
+    std::memcpy(&id, of.data(), sizeof id);
+    ncclConfig_t config = config_with(o);
+    Comm comm = nullptr;
+    check(ncclCommInitRankConfig(&comm, ranks, id, rank, &config), "ncclCommInitRankConfig");
+    wait_for_start(comm, "ncclCommInitRankConfig");
+    return comm;
+  }
+  static Comm split(Comm whole, int color, int key, const CommOptions& o) {
+    ncclConfig_t config = config_with(o);
+    Comm part = nullptr;
+    check(ncclCommSplit(whole, color < 0 ? NCCL_SPLIT_NOCOLOR : color, key, &part, &config),
+          "ncclCommSplit");
+    wait_for_start(whole, "ncclCommSplit");
+    return part;
+  }
+  /// What is not flushed within a moment is left to the end of the process.
+  static void close(Comm comm) {
+    ncclCommFinalize(comm);
+    const auto begin = std::chrono::steady_clock::now();
+    while (is_busy(comm) && std::chrono::steady_clock::now() - begin < std::chrono::seconds(10))
+      std::this_thread::yield();
+    ncclCommDestroy(comm);
+  }
+  static void abort(Comm comm) { ncclCommAbort(comm); }
+  static bool is_busy(Comm comm) { return status_of(comm) == ncclInProgress; }
+  static std::string fault(Comm comm) {
+    const ncclResult_t status = status_of(comm);
+    if (status == ncclSuccess || status == ncclInProgress) return "";
+    return std::string("NCCL: ") + ncclGetErrorString(status);
   }
 
-  bool exists() const { return comm_ != nullptr; }
-  bool is_done() const { return cudaEventQuery(end_) != cudaErrorNotReady; }
-  const TransferName& latest() const { return latest_; }
-  /// What NCCL noticed since: a peer's death, mostly.
-  ncclResult_t fault() const {
-    ncclResult_t status = ncclSuccess;
-    ncclCommGetAsyncError(comm_, &status);
-    return status;
+  static Stream make_stream(const char*) {
+    Stream stream = nullptr;
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+    return stream;
   }
-  void abort() { ncclCommAbort(std::exchange(comm_, nullptr)); }
+  static Event make_event() {
+    Event event = nullptr;
+    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+    return event;
+  }
+  static void destroy(Stream stream) { cudaStreamDestroy(stream); }
+  static void destroy(Event event) { cudaEventDestroy(event); }
+  static void record(Event event, Stream stream) {
+    check(cudaEventRecord(event, stream), "cudaEventRecord");
+  }
+  static void wait(Stream stream, Event event) {
+    check(cudaStreamWaitEvent(stream, event), "cudaStreamWaitEvent");
+  }
+  static bool is_done(Event event) {
+    return is_over(cudaEventQuery(event), "cudaEventQuery, which tells of a kernel");
+  }
+  static bool is_idle(Stream stream) {
+    return is_over(cudaStreamQuery(stream), "cudaStreamQuery, which tells of a kernel");
+  }
+  static bool is_capturing(Stream stream) {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check(cudaStreamIsCapturing(stream, &status), "cudaStreamIsCapturing");
+    return status != cudaStreamCaptureStatusNone;
+  }
+
+  static void all_reduce(Comm comm, Stream stream, void* data, std::int64_t count, DType element) {
+    check(ncclAllReduce(data, data, std::size_t(count), type_of(element), ncclSum, comm, stream),
+          "ncclAllReduce");
+  }
+  static void reduce_scatter(Comm comm, Stream stream, const void* from, void* to,
+                             std::int64_t count, DType element) {
+    check(ncclReduceScatter(from, to, std::size_t(count), type_of(element), ncclSum, comm, stream),
+          "ncclReduceScatter");
+  }
+  static void all_gather(Comm comm, Stream stream, const void* from, void* to, std::int64_t count,
+                         DType element) {
+    check(ncclAllGather(from, to, std::size_t(count), type_of(element), comm, stream),
+          "ncclAllGather");
+  }
+  static void begin_group() { check(ncclGroupStart(), "ncclGroupStart"); }
+  static void end_group() { check(ncclGroupEnd(), "ncclGroupEnd"); }
+  static void send(Comm comm, Stream stream, const void* from, bytes size, int to) {
+    check(ncclSend(from, std::size_t(size), ncclUint8, to, comm, stream), "ncclSend");
+  }
+  static void receive(Comm comm, Stream stream, void* to, bytes size, int from) {
+    check(ncclRecv(to, std::size_t(size), ncclUint8, from, comm, stream), "ncclRecv");
+  }
+  static void add(Stream stream, void* to, const void* summand, bytes size, DType element) {
+    DeviceStream on(stream);
+    const auto typed = [&]<class T>(const T* from) {
+      convert(on, static_cast<T*>(to), from, size / bytes(sizeof(T)), true);
+    };
+    if (element == DType::bf16)
+      typed(static_cast<const bf16*>(summand));
+    else if (element == DType::fp16)
+      typed(static_cast<const fp16*>(summand));
+    else
+      typed(static_cast<const float*>(summand));
+  }
 
  private:
+  /// Until then NCCL may still write the handle that it was asked for.
+  static void wait_for_start(Comm comm, const char* call) {
+    constexpr auto most = std::chrono::minutes(5);
+    const auto begin = std::chrono::steady_clock::now();
+    while (is_busy(comm)) {
+      if (std::chrono::steady_clock::now() - begin > most)
+        throw Error(std::string("NCCL: ") + call, "not all ranks came within five minutes",
+                    "Look at the other ranks' last lines; run again with NCCL_DEBUG=INFO");
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    check(status_of(comm), call);
+  }
+  static ncclConfig_t config_with(const CommOptions& options) {
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    config.maxCTAs = options.most_blocks;
+    return config;
+  }
+  static ncclResult_t status_of(Comm comm) {
+    ncclResult_t status = ncclSuccess;
+    const ncclResult_t asked = ncclCommGetAsyncError(comm, &status);
+    return asked == ncclSuccess ? status : asked;
+  }
+  static bool is_over(cudaError_t status, const char* call) {
+    if (status != cudaErrorNotReady) check(status, call);
+    return status == cudaSuccess;
+  }
   static ncclDataType_t type_of(DType element) {
     return element == DType::bf16   ? ncclBfloat16
            : element == DType::fp16 ? ncclFloat16
                                     : ncclFloat32;
   }
-  /// Where a summand waits; taken at its largest in the first step.
-  std::byte* stage(bytes size) {
-    if (size > staging_size_) {
-      cudaFree(std::exchange(staging_, nullptr));
-      check(cudaMalloc(&staging_, std::size_t(size)), "cudaMalloc of a summand");
-      staging_size_ = size;
-    }
-    return static_cast<std::byte*>(staging_);
-  }
-  void add(void* to, const void* summand, bytes size, DType element) const {
-    const auto typed = [&]<class T>(T*) {
-      convert(*stream_, static_cast<T*>(to), static_cast<const T*>(summand),
-              size / bytes(sizeof(T)), true);
-    };
-    if (element == DType::bf16)
-      typed(static_cast<bf16*>(nullptr));
-    else if (element == DType::fp16)
-      typed(static_cast<fp16*>(nullptr));
-    else
-      typed(static_cast<float*>(nullptr));
-  }
-
-  ncclComm_t comm_ = nullptr;
-  int members_ = 1, me_ = 0;
-  std::unique_ptr<DeviceStream> stream_;
-  cudaEvent_t begin_ = nullptr, end_ = nullptr;
-  void* staging_ = nullptr;
-  bytes staging_size_ = 0;
-  TransferName latest_{};
 };
+
+static_assert(CollectiveLibrary<NcclLibrary>);
 
 }  // namespace cuda
 
-/// What a start of NCCL decides.
-struct NcclOptions {
-  cuda::SumOrder order = cuda::SumOrder::fixed_tree;
-  double deadline = 60;  // seconds of silence after which settle() names the transfer and ends
-};
-
-/// Models Communicator on device memory. `Control` gathers small values (Rendezvous, or any other
-/// communicator) and lives as long. Every group, and every direction between two pipeline
-/// stages, has an NCCL communicator and a stream of its own; start() and wait() put events between
-/// those and the backend's stream, and no host ever waits, but in settle().
-template <class Control> class Nccl {
- public:
-  Nccl(Control& control, Cuda& backend, Grid grid, const NcclOptions& options)
-      : control_(control), backend_(backend), grid_(grid), options_(options) {
-    require_a_card_for_each_rank(control_, cuda::device_count());
-    ncclUniqueId id{};
-    if (rank() == 0) cuda::check(ncclGetUniqueId(&id), "ncclGetUniqueId");
-    const auto ids = control_.gather(std::as_bytes(std::span(&id, 1)));
-    std::memcpy(&id, ids[0].data(), sizeof id);
-    ncclComm_t world = nullptr;
-    cuda::check(ncclCommInitRank(&world, ranks(), id, rank()), "ncclCommInitRank");
-    split(world);
-    lane(Group::world) = cuda::Lane(world, ranks(), rank());
-  }
-
-  int rank() const { return control_.rank(); }
-  int ranks() const { return control_.ranks(); }
-  Grid grid() const { return grid_; }
-
-  int start(const Transfer& t) {
-    const int which = t.kind == EventKind::collective ? int(t.group) : lane_to(t);
-    cuda::Lane& on = lanes_[std::size_t(which)];
-    on.start(backend_.stream(), t.name, [&](cudaStream_t stream) {
-      if (t.kind == EventKind::send)
-        on.send(t.data, t.size, t.peer > rank() ? 1 : 0, stream);
-      else if (t.kind == EventKind::receive)
-        on.receive(t.data, t.size, t.peer > rank() ? 1 : 0, stream);
-      else if (options_.order == cuda::SumOrder::native && splits_evenly(t))
-        on.collective(t, stream);
-      else
-        on.exchanges(t, stream);
-    });
-    return which;
-  }
-  void wait(int ticket) { lanes_[std::size_t(ticket)].let_wait(backend_.stream()); }
-  std::vector<std::vector<std::byte>> gather(std::span<const std::byte> mine) {
-    return control_.gather(mine);
-  }
-
-  /// Before a host reads a result: ends when every transfer has, and throws Error, naming the
-  /// transfer, when a peer died or nothing ended for the deadline.
-  void settle() {
-    const auto begin = std::chrono::steady_clock::now();
-    for (cuda::Lane& on : lanes_)
-      while (on.exists() && !on.is_done()) {
-        const std::chrono::duration<double> waited = std::chrono::steady_clock::now() - begin;
-        const ncclResult_t fault = on.fault();
-        if (fault != ncclSuccess && fault != ncclInProgress) fail(on, ncclGetErrorString(fault));
-        if (waited.count() > options_.deadline) fail(on, "the others said nothing in time");
-        std::this_thread::sleep_for(std::chrono::microseconds(50));
-      }
-  }
-
- private:
-  // four groups, then two directions to the next stage and two to the one before
-  static constexpr int to_next = 4, from_next = 5, to_previous = 6, from_previous = 7;
-
-  cuda::Lane& lane(Group g) { return lanes_[std::size_t(g)]; }
-  int lane_to(const Transfer& t) const {
-    const bool next = t.peer > rank();
-    if (t.kind == EventKind::send) return next ? to_next : to_previous;
-    return next ? from_next : from_previous;
-  }
-  /// NCCL's own reduce_scatter and all_gather take equal chunks only, and it has no all_to_all.
-  bool splits_evenly(const Transfer& t) const {
-    if (t.collective == Collective::all_to_all) return false;
-    return t.collective == Collective::all_reduce ||
-           t.size / size_of(t.element) % grid_.size(t.group) == 0;
-  }
-
-  /// All ranks split together: one communicator a group, and one for each direction of each pair of
-  /// neighbouring stages, pairs that start at an even stage first.
-  void split(ncclComm_t world) {
-    const Coordinates c = grid_.at(rank());
-    for (const Group g : {Group::data, Group::tensor, Group::model})
-      if (grid_.size(g) > 1)
-        lane(g) =
-            cuda::Lane(part(world, grid_.member(g, c, 0)), grid_.size(g), grid_.position(g, c));
-    for (const int parity : {0, 1})
-      for (const bool down : {true, false}) {
-        const bool is_first = c.pipeline % 2 == parity;
-        const int first = is_first ? c.pipeline : c.pipeline - 1;
-        const bool paired = first >= 0 && first + 1 < grid_.pipeline;
-        Coordinates at = c;
-        at.pipeline = first;
-        if (grid_.pipeline == 1) continue;
-        ncclComm_t pair = part(world, paired ? grid_.rank(at) : NCCL_SPLIT_NOCOLOR);
-        const int which =
-            is_first ? (down ? to_next : from_next) : (down ? from_previous : to_previous);
-        if (paired) lanes_[std::size_t(which)] = cuda::Lane(pair, 2, is_first ? 0 : 1);
-      }
-  }
-  ncclComm_t part(ncclComm_t world, int color) const {
-    ncclComm_t result = nullptr;
-    cuda::check(ncclCommSplit(world, color, rank(), &result, nullptr), "ncclCommSplit");
-    return result;
-  }
-
-  [[noreturn]] void fail(cuda::Lane& on, const std::string& why) {
-    const TransferName name = on.latest();
-    for (cuda::Lane& each : lanes_)
-      if (each.exists()) each.abort();
-    throw Error("rank " + std::to_string(rank()),
-                "event " + std::to_string(name.index) + " (" + name.what + ", micro-batch " +
-                    std::to_string(name.micro) + ") did not end: " + why,
-                "Look at the other ranks' last lines; resume from the last checkpoint");
-  }
-
-  Control& control_;
-  Cuda& backend_;
-  Grid grid_;
-  NcclOptions options_;
-  std::array<cuda::Lane, 8> lanes_;
-};
+/// The communicator of a rank with a card of its own, in a process that torchrun, mpirun or srun
+/// started: Trainer<P, Cuda, Nccl>(communicator). NcclOver<Mpi> meets over MPI instead of a socket.
+template <class Control> using NcclOver = DeviceRanks<cuda::NcclLibrary, Control>;
+using Nccl = NcclOver<Rendezvous>;
 
 }  // namespace ctrain

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ctrain/core/error.hpp>
+#include <ctrain/policy/grid.hpp>
 
 #include <algorithm>
 #include <cerrno>
@@ -29,25 +30,27 @@ namespace ctrain {
 
 /// What a launcher says to each process, in torchrun's words.
 struct RankVariables {
-  int rank = 0;          // RANK
-  int ranks = 1;         // WORLD_SIZE
-  int local_rank = 0;    // LOCAL_RANK: among those of this host
-  std::string master;    // MASTER_ADDR: where rank 0 is
-  int port = 29500;      // MASTER_PORT
-  double deadline = 60;  // seconds without a word from another rank
+  int rank = 0;                      // RANK
+  int ranks = 1;                     // WORLD_SIZE
+  std::string master = "127.0.0.1";  // MASTER_ADDR: where rank 0 is
+  int port = 29500;                  // MASTER_PORT
+  double deadline = 60;              // seconds without a word from another rank
 };
 
 // functions --------------------------------------------------------------------------------------
 
-/// The environment's; throws Error on one that says too little or cannot be. Without RANK: one
-/// rank.
+/// The environment's, as torchrun, mpirun or srun sets it; throws Error on one that says too little
+/// or cannot be. With none of them: one rank. mpirun and srun say nothing of where rank 0 is: this
+/// host, unless MASTER_ADDR names another.
 inline RankVariables rank_variables() {
-  const auto number = [](const char* name, int least, int most) {
+  const auto number = [](const char* name, int least, int most, const char* fallback = nullptr) {
     const char* text = std::getenv(name);
+    if (text == nullptr) text = fallback;
     if (text == nullptr)
-      throw Error(std::string("variable ") + name, "it is not set, but RANK is",
-                  "Start the program with torchrun or mpirun, or set all of RANK, WORLD_SIZE, "
-                  "LOCAL_RANK, MASTER_ADDR and MASTER_PORT");
+      throw Error(
+          std::string("variable ") + name, "it is not set, but others of a launcher's are",
+          "Start the program with torchrun, mpirun or srun, or set all of RANK, WORLD_SIZE, "
+          "MASTER_ADDR and MASTER_PORT");
     int value = 0;
     const char* end = text + std::strlen(text);
     const auto [stop, fault] = std::from_chars(text, end, value);
@@ -56,18 +59,33 @@ inline RankVariables rank_variables() {
                   "Give one from " + std::to_string(least) + " to " + std::to_string(most));
     return value;
   };
+  constexpr std::pair<const char*, const char*> launchers[] = {
+      {"RANK", "WORLD_SIZE"},
+      {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"},
+      {"PMI_RANK", "PMI_SIZE"},
+      {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"}};
   RankVariables v;
-  if (std::getenv("RANK") == nullptr) return v;
-  v.ranks = number("WORLD_SIZE", 1, 1 << 20);
-  v.rank = number("RANK", 0, v.ranks - 1);
-  v.local_rank = number("LOCAL_RANK", 0, v.ranks - 1);
-  v.port = number("MASTER_PORT", 1, 65535);
-  const char* master = std::getenv("MASTER_ADDR");
-  v.master = master == nullptr ? "127.0.0.1" : master;
+  for (const auto& [rank, ranks] : launchers) {
+    const bool torchrun = rank == launchers[0].first;
+    if (std::getenv(rank) == nullptr || (!torchrun && std::getenv(ranks) == nullptr)) continue;
+    v.ranks = number(ranks, 1, 1 << 20);
+    v.rank = number(rank, 0, v.ranks - 1);
+    v.port = number("MASTER_PORT", 1, 65535, torchrun ? nullptr : "29500");
+    if (const char* master = std::getenv("MASTER_ADDR")) v.master = master;
+    return v;
+  }
   return v;
 }
 
 namespace rendezvous {
+
+/// What comes on a line: nothing (the other end is gone, or silent for the deadline), a rank's
+/// values, or what went wrong where.
+enum class Frame : std::uint8_t { none, values, trouble };
+
+inline std::string text_of(std::span<const std::byte> text) {
+  return {reinterpret_cast<const char*>(text.data()), text.size()};
+}
 
 /// A connected socket, closed when it goes.
 class Line {
@@ -103,16 +121,18 @@ class Line {
     }
     return true;
   }
-  bool send_sized(std::span<const std::byte> from) const {
-    const std::uint64_t size = from.size();
-    return send(std::as_bytes(std::span(&size, 1))) && send(from);
+  bool send(Frame kind, std::span<const std::byte> from) const {
+    const std::uint64_t head[] = {std::uint64_t(kind), from.size()};
+    return send(std::as_bytes(std::span(head))) && send(from);
   }
-  bool receive_sized(std::vector<std::byte>& to) const {
-    std::uint64_t size = 0;
-    if (!receive(std::as_writable_bytes(std::span(&size, 1))) || size > largest_message)
-      return false;
-    to.resize(size);
-    return receive(to);
+  /// What came, into `to`.
+  Frame receive(std::vector<std::byte>& to) const {
+    std::uint64_t head[2] = {};
+    if (!receive(std::as_writable_bytes(std::span(head))) || head[1] > largest_message ||
+        head[0] > std::uint64_t(Frame::trouble))
+      return Frame::none;
+    to.resize(head[1]);
+    return receive(std::span(to)) ? Frame(head[0]) : Frame::none;
   }
 
  private:
@@ -139,6 +159,7 @@ inline void set_deadline(int socket, double seconds) {
 class Rendezvous {
   using Clock = std::chrono::steady_clock;
   using Line = rendezvous::Line;
+  using Frame = rendezvous::Frame;
 
  public:
   /// Throws Error where not all ranks come within the deadline.
@@ -150,33 +171,92 @@ class Rendezvous {
     else
       call();
   }
+  /// As a policy has it: throws Error on every rank where not `ranks` of them were started.
+  Rendezvous(const Grid&, double deadline, int ranks) : Rendezvous(launched(deadline, ranks)) {}
 
   int rank() const { return v_.rank; }
   int ranks() const { return v_.ranks; }
 
-  /// Every rank's bytes, in rank order, to every rank; nobody leaves before all came.
+  /// Every rank's bytes, in rank order, to every rank; nobody leaves before all came. Where one
+  /// does not come, or has asked around, all others throw an Error that says so.
   std::vector<std::vector<std::byte>> gather(std::span<const std::byte> mine) {
     std::vector<std::vector<std::byte>> all(std::size_t(v_.ranks));
     if (v_.rank == 0) {
       all[0].assign(mine.begin(), mine.end());
-      for (std::size_t r = 1; r < all.size(); ++r)
-        if (!lines_[r].receive_sized(all[r])) fail(int(r));
-      for (std::size_t r = 1; r < all.size(); ++r)
+      for (int r = 1; r < v_.ranks; ++r) {
+        const Frame frame = line(r).receive(all[std::size_t(r)]);
+        if (frame != Frame::values) fail(tell_all(what_came(frame, r, all[std::size_t(r)])));
+      }
+      for (int r = 1; r < v_.ranks; ++r)
         for (const auto& one : all)
-          if (!lines_[r].send_sized(one)) fail(int(r));
+          if (!line(r).send(Frame::values, one)) fail(tell_all(is_missing(r)));
     } else {
-      if (!lines_[0].send_sized(mine)) fail(0);
+      if (!line(0).send(Frame::values, mine)) fail(is_missing(0));
       for (auto& one : all)
-        if (!lines_[0].receive_sized(one)) fail(0);
+        if (const Frame frame = line(0).receive(one); frame != Frame::values)
+          fail(what_came(frame, 0, one));
     }
     return all;
   }
 
+  /// What is wrong, as far as the others tell within `seconds`: "rank 2 ended, or said nothing",
+  /// or "" where all still answer. For a rank that was disturbed, after which it is to end; `mine`
+  /// says at what.
+  std::string ask_around(const std::string& mine, double seconds) {
+    std::vector<std::byte> text;
+    if (v_.rank == 0) {
+      std::string verdict;
+      const auto begin = Clock::now();
+      for (int r = 1; r < v_.ranks; ++r) {
+        const double left = seconds - std::chrono::duration<double>(Clock::now() - begin).count();
+        rendezvous::set_deadline(line(r).socket(), std::max(left, 1e-3));
+        if (line(r).receive(text) == Frame::none)
+          verdict += (verdict.empty() ? "" : "; ") + is_missing(r);
+      }
+      return tell_all(verdict);
+    }
+    if (!line(0).send(Frame::trouble, std::as_bytes(std::span(mine)))) return is_missing(0);
+    rendezvous::set_deadline(line(0).socket(), 2 * seconds);
+    for (;;) {
+      const Frame frame = line(0).receive(text);
+      if (frame == Frame::none) return is_missing(0);
+      if (frame == Frame::trouble) return rendezvous::text_of(text);
+    }
+  }
+
  private:
-  [[noreturn]] void fail(int other) const {
-    throw Error("rank " + std::to_string(v_.rank),
-                "rank " + std::to_string(other) + " ended, or said nothing for " +
-                    std::to_string(int(v_.deadline)) + " seconds",
+  static RankVariables launched(double deadline, int ranks) {
+    RankVariables v = rank_variables();
+    v.deadline = deadline;
+    if (v.ranks != ranks)
+      throw Error("ranks",
+                  std::to_string(v.ranks) + (v.ranks == 1 ? " was" : " were") +
+                      " started, but the policy splits a step over " + std::to_string(ranks) +
+                      " (parallel)",
+                  "Start it with: torchrun --no-python --nproc-per-node " + std::to_string(ranks) +
+                      " PROGRAM, or mpirun -n " + std::to_string(ranks) + " PROGRAM");
+    return v;
+  }
+
+  const Line& line(int to) const { return lines_[std::size_t(to)]; }
+  static std::string is_missing(int other) {
+    return "rank " + std::to_string(other) + " ended, or said nothing";
+  }
+  std::string what_came(Frame frame, int from, std::span<const std::byte> text) const {
+    if (frame == Frame::none)
+      return is_missing(from) + " for " + std::to_string(int(v_.deadline)) + " seconds";
+    return v_.rank == 0
+               ? "rank " + std::to_string(from) + " has given up at " + rendezvous::text_of(text)
+               : rendezvous::text_of(text);
+  }
+  /// From rank 0, to whoever is still there.
+  std::string tell_all(const std::string& verdict) const {
+    for (int r = 1; r < v_.ranks; ++r)
+      line(r).send(Frame::trouble, std::as_bytes(std::span(verdict)));
+    return verdict;
+  }
+  [[noreturn]] void fail(const std::string& what) const {
+    throw Error("rank " + std::to_string(v_.rank), what,
                 "Look at that rank's own last line; start all ranks together");
   }
   [[noreturn]] void fail_to_meet(const std::string& what) const {
@@ -240,7 +320,7 @@ class Rendezvous {
     freeaddrinfo(found);
     if (!met) fail_to_meet("rank 0 does not answer");
     const std::int32_t who[2] = {v_.rank, v_.ranks};
-    if (!lines_[0].send(std::as_bytes(std::span(who)))) fail(0);
+    if (!lines_[0].send(std::as_bytes(std::span(who)))) fail(is_missing(0));
   }
   bool reach(const addrinfo& at) {
     Line line(::socket(at.ai_family, at.ai_socktype, at.ai_protocol));

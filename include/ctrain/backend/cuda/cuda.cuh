@@ -5,9 +5,12 @@
 #include <ctrain/backend/cuda/device.hpp>
 #include <ctrain/backend/cuda/kernel_calls.hpp>
 #include <ctrain/backend/cuda/launch.cuh>
+#include <ctrain/backend/cuda/policy_products.hpp>
 #include <ctrain/backend/cuda/products.cuh>
 
 #include <algorithm>
+#include <functional>
+#include <utility>
 
 namespace ctrain {
 
@@ -20,7 +23,7 @@ class Cuda {
   /// `epilogues`: products take biases' gradients, GELU and its slope with them, where the library
   /// can.
   struct Options {
-    int device = 0;
+    int device = -1;  // the thread's own
     bool epilogues = true;
   };
 
@@ -37,23 +40,31 @@ class Cuda {
   }
   void synchronize() {
     calls_.flush();
-    stream_.synchronize();
+    wait();
   }
+  /// `act` runs before a host waits for the stream, on which others' work may have stopped.
+  void before_waiting(std::function<void()> act) { before_waiting_ = std::move(act); }
   /// Before a policy's steps; `scratch` is what its plan has for products and kernels.
   void begin(const Policy& policy, void* scratch, bytes size) {
     products_.use_tf32(policy.precision.compute == Compute::tf32);
     stream_.lend(scratch, size);
   }
 
+  /// After begin(): chooses an algorithm for every product that a policy's steps ask for.
+  void prepare_products(const Graph& graph, const Policy& policy) {
+    for (const cuda::ProductShape& shape : cuda::products_of(graph, policy))
+      products_.prepare(shape);
+  }
+  /// Products that have their algorithm: a step adds none.
+  std::size_t prepared_products() const { return products_.shapes(); }
+
   /// Device memory to a host, once everything before has been computed.
   void read(void* host, const void* device, bytes count) {
     copy(host, device, count, cudaMemcpyDeviceToHost);
-    stream_.synchronize();
   }
   /// Host memory to the device. The host's bytes are free again when it returns.
   void write(void* device, const void* host, bytes count) {
     copy(device, host, count, cudaMemcpyHostToDevice);
-    stream_.synchronize();
   }
 
   template <cuda::RunsOnDevice<cuda::DeviceStream> Call> void run(const Call& call) {
@@ -85,16 +96,24 @@ class Cuda {
   }
 
  private:
+  void wait() {
+    if (before_waiting_) before_waiting_();
+    stream_.synchronize();
+  }
+  /// The host may wait within the call: its memory is none that the card reads by itself.
   void copy(void* to, const void* from, bytes count, cudaMemcpyKind kind) {
     calls_.flush();
+    if (before_waiting_) before_waiting_();
     cuda::check(cudaMemcpyAsync(to, from, std::size_t(count), kind, stream_.handle()),
                 "cudaMemcpyAsync");
+    stream_.synchronize();
   }
 
   cuda::SelectedDevice device_;
   cuda::DeviceStream stream_;
   cuda::Products products_;
   cuda::KernelCalls<cuda::DeviceStream, cuda::Products> calls_;
+  std::function<void()> before_waiting_;
 };
 
 static_assert(Backend<Cuda>);

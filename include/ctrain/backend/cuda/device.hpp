@@ -42,8 +42,12 @@ inline void select_device(int device) {
 }
 
 /// A first member: its device is the thread's before anything on it is made.
+/// Below 0: it is already.
 struct SelectedDevice {
-  explicit SelectedDevice(int device) { select_device(device); }
+  explicit SelectedDevice(int device) {
+    if (device < 0) check(cudaGetDevice(&device), "cudaGetDevice");
+    select_device(device);
+  }
 };
 
 /// `size` bytes of zeroed device memory in one allocation. The same interface as Arena, but no host

@@ -8,7 +8,10 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
+#include <set>
+#include <span>
 #include <string>
 #include <typeinfo>
 #include <utility>
@@ -120,6 +123,7 @@ class Products {
   }
   void run(const cuda::ProductShape& s, const cuda::ProductOperands&) {
     if (s.m == 0 || s.n == 0) return;
+    met_.insert(s);
     const auto size = [](double rows, double cols, DType type) {
       return rows * cols * size_of(type);
     };
@@ -136,9 +140,11 @@ class Products {
                     .flops = 2.0 * s.m * s.n * s.k,
                     .operand = s.operand});
   }
+  const std::set<cuda::ProductShape>& met() const { return met_; }
 
  private:
   std::vector<DeviceWork>& log_;
+  std::set<cuda::ProductShape> met_;
 };
 static_assert(cuda::ProductLibrary<Products>);
 
@@ -247,6 +253,12 @@ class DryRun {
   DryRun& operator=(const DryRun&) = delete;
 
   int workers() const { return 1; }
+  /// Its name, for who orders something against it; what is held back goes first, as with Cuda.
+  std::string stream() {
+    calls_.flush();
+    return "backend's stream";
+  }
+  static void before_waiting(const std::function<void()>&) {}
   void read(void* host, const void* device, bytes count) {
     std::vector<std::byte>& memory = written_[device];
     memory.resize(std::size_t(count));
@@ -257,6 +269,10 @@ class DryRun {
     const auto* from = static_cast<const std::byte*>(host);
     written_[device].assign(from, from + count);
     add({.kind = DeviceWork::Kind::copy, .what = "host to device", .bytes_moved = double(count)});
+  }
+  /// As if others had written it there.
+  void pretend(const void* device, std::span<const std::byte> content) {
+    written_[device].assign(content.begin(), content.end());
   }
   template <cuda::RunsOnDevice<dry_run::Launches> Call> void run(const Call& call) {
     const std::size_t before = log_.size();
@@ -270,6 +286,8 @@ class DryRun {
     calls_.flush();
     log_.push_back(std::move(work));
   }
+  /// Shapes of all products so far.
+  const std::set<cuda::ProductShape>& products() const { return products_.met(); }
   /// Everything so far, in order; the list is empty again.
   std::vector<DeviceWork> take() {
     calls_.flush();

@@ -75,11 +75,13 @@ class DeviceStream {
   DeviceStream() {
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   }
+  /// A stream that someone else has, and destroys.
+  explicit DeviceStream(cudaStream_t other) : stream_(other), is_mine_(false) {}
   DeviceStream(const DeviceStream&) = delete;
   DeviceStream& operator=(const DeviceStream&) = delete;
   ~DeviceStream() {
     cudaFree(own_);
-    cudaStreamDestroy(stream_);
+    if (is_mine_) cudaStreamDestroy(stream_);
   }
 
   /// Works in `size` bytes that a plan has for it, at least library_workspace of them.
@@ -127,6 +129,7 @@ class DeviceStream {
   static constexpr bytes own_bytes = library_workspace + 16 * MiB;
 
   cudaStream_t stream_ = nullptr;
+  bool is_mine_ = true;
   mutable void* own_ = nullptr;
   mutable void* memory_ = nullptr;
   mutable bytes size_ = 0;

@@ -35,8 +35,8 @@ using Preference = Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDes
 
 // the products ------------------------------------------------------------------------------------
 
-/// Chooses by the library's heuristic when a shape is first met, and keeps the choice: the same
-/// shape gives the same bits. Sums are in fp32.
+/// Chooses by the library's heuristic when a shape is prepared, or first met, and keeps the choice:
+/// the same shape gives the same bits. Sums are in fp32.
 class Products {
  public:
   explicit Products(const DeviceStream& stream) : stream_(stream) {
@@ -70,7 +70,14 @@ class Products {
     if (!try_to_run(shape, on)) check(CUBLAS_STATUS_NOT_SUPPORTED, "choice of an algorithm");
   }
 
-  /// How many shapes were met so far.
+  /// Chooses now, so that no step does.
+  void prepare(const ProductShape& shape) {
+    // Only whether there are operands counts, and how they are aligned.
+    void* const some = stream_.products_workspace();
+    if (shape.m > 0 && shape.n > 0) prepared(shape, {some, some, some, some, some});
+  }
+
+  /// How many shapes were prepared or met so far.
   std::size_t shapes() const { return prepared_.size(); }
 
  private:
