@@ -59,7 +59,8 @@ void add_tensors(std::vector<SharedTensor>& all, T& trainer, OptimizerBuffer buf
 
 /// Brings the buffers of a file to a trainer that goes on after `updates`.
 template <class T> class BufferLoad {
-  static constexpr const Policy& policy = T::policy;
+  // auto: nvcc 13 takes a named type for a second initialisation
+  static constexpr const auto& policy = T::policy;
   static constexpr int ranks = T::policy.parallel.data;
 
  public:
