@@ -1,6 +1,6 @@
 // Steps of the 1.3B model on a card: AFQMC pairs padded and packed, and 16,384 packed tokens, with
 // the card's own rates of products and copies measured in the same process. One JSON object a line,
-// for bench/gpu.py, which puts PyTorch beside it.
+// for bench/pytorch_gpu.py, which puts PyTorch beside it.
 #include <ctrain/model/cost.hpp>
 #include <ctrain/policy/presets.hpp>
 #include <ctrain/trainer/trainer.hpp>
@@ -45,8 +45,25 @@ double copy_rate(Cuda& cuda) {
   return best;
 }
 
+/// Bytes a second of AdamW with fp32 states over `count` parameters: 28 bytes each.
+double adamw_rate(Cuda& cuda) {
+  constexpr std::int64_t count = 128 * MiB;
+  const cuda::DeviceArena memory(4 * 4 * count);
+  const auto at = [&](int i) { return reinterpret_cast<float*>(memory.base()) + i * count; };
+  AdamWUpdate call;
+  call.weight = at(0), call.first_moment = at(1), call.second_moment = at(2);
+  call.gradient = at(3), call.count = count;
+  call.learning_rate = 1e-6f, call.beta1 = 0.9f, call.beta2 = 0.999f, call.epsilon = 1e-8f;
+  call.gradient_scale = 1, call.t = 1;
+  double best = 0;
+  for (int i = 0; i < 8; ++i)
+    best = std::max(
+        best, 28.0 * double(count) / cuda::seconds_on(cuda.stream(), [&] { cuda.run(call); }));
+  return best;
+}
+
 /// Median seconds of a step; `length` tokens a sentence, all of them real.
-template <class P> void measure(const char* name, int length, double peak) {
+template <class P> void measure(const char* name, int length, double peak) try {
   Trainer<P, Cuda> trainer(1);
   EqualSentences feed{P::policy.batch.sentence_bound(), length, P::policy.model.vocabulary};
   std::vector<double> seconds;
@@ -69,6 +86,8 @@ template <class P> void measure(const char* name, int length, double peak) {
       name, static_cast<long long>(result.rows), median, 1 / median, double(result.rows) / median,
       flops / median / 1e12, flops / median / peak);
   std::fflush(stdout);
+} catch (const Error& error) {  // too large for this card, perhaps: the others may not be
+  std::fprintf(stderr, "error: %s: %s\n", name, error.what());
 }
 
 }  // namespace
@@ -79,8 +98,11 @@ int main() {
   {
     Cuda cuda;
     peak = cuda.measured_peak(DType::bf16);
-    std::printf("{\"gemm_bf16_tflops\": %.1f, \"copy_GB_per_second\": %.0f}\n", peak / 1e12,
-                copy_rate(cuda) / 1e9);
+    const double copy = copy_rate(cuda), adamw = adamw_rate(cuda);
+    std::printf(
+        "{\"gemm_bf16_tflops\": %.1f, \"copy_GB_per_second\": %.0f, "
+        "\"adamw_GB_per_second\": %.0f, \"adamw_share_of_copy\": %.4f}\n",
+        peak / 1e12, copy / 1e9, adamw / 1e9, adamw / copy);
   }
   measure<padded_4x512>("padded 4 x 512", 512, peak);
   measure<packed_4_pairs>("packed 4 pairs of 36", 36, peak);

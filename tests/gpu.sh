@@ -5,7 +5,8 @@
 # network. EIGEN (default /usr/include/eigen3) names the headers' folder.
 # Builds the programs of tests/gpu for this card side by side, then runs them: every call
 # against the reference, fifty steps, arena against cudaMemGetInfo; the kernels again under
-# compute-sanitizer, for accesses and for races. Fails where one fails; says what it could not run.
+# compute-sanitizer, for accesses and for races; with NCCL, and two cards, ranks with a card each.
+# Fails where one fails; says what it could not run.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 PATH=$PATH:/usr/local/cuda/bin
@@ -16,7 +17,8 @@ status=0
 
 command -v nvcc >/dev/null || { echo "error: no nvcc on PATH. Install CUDA 13, or add its bin folder"; exit 1; }
 [[ -f $EIGEN/Eigen/Core ]] || { echo "error: no Eigen in $EIGEN. Set EIGEN to the folder that holds Eigen/Core"; exit 1; }
-cublas=$(dirname "$(find -L /usr/local/cuda/lib64 /usr/lib/x86_64-linux-gnu -name 'libcublasLt.so' 2>/dev/null | head -1)")
+library() { find -L /usr/local/cuda/lib64 /usr/lib/x86_64-linux-gnu -name "$1" 2>/dev/null | head -1; }
+cublas=$(dirname "$(library libcublasLt.so)") nccl=$(library libnccl.so)
 
 build_one() {
   local name=$1
@@ -28,10 +30,12 @@ build_one() {
 }
 
 SECONDS=0
-build_one kernels & kernels=$!
-build_one steps & steps=$!
-wait $kernels || status=1
-wait $steps || status=1
+build_one kernels & builds=$!
+build_one steps & builds+=" $!"
+if [[ -n $nccl ]]; then
+  build_one ranks -L"$(dirname "$nccl")" -Xlinker -rpath="$(dirname "$nccl")" -lnccl & builds+=" $!"
+fi
+for each in $builds; do wait "$each" || status=1; done
 echo "built in $SECONDS s for $CTRAIN_CARD"
 ((status)) && exit 1
 [[ ${1:-} == --build-only ]] && exit 0
@@ -61,5 +65,25 @@ if command -v compute-sanitizer >/dev/null; then
   run 150 racecheck compute-sanitizer --tool racecheck --error-exitcode 9 "$build/gpu_kernels_cuda"
 else
   echo "not run: compute-sanitizer is not installed"
+fi
+cards=$(nvidia-smi --query-gpu=name --format=csv,noheader | wc -l)
+ranks=$((cards < 2 ? 1 : 2))
+# of_ranks N COMMAND: N processes with torchrun's variables; fails where one does
+of_ranks() {
+  local count=$1 rank failed=0 each
+  local -a started=()
+  shift
+  for ((rank = 0; rank < count; ++rank)); do
+    RANK=$rank WORLD_SIZE=$count MASTER_ADDR=127.0.0.1 MASTER_PORT=29511 "$@" & started+=($!)
+  done
+  for each in "${started[@]}"; do wait "$each" || failed=1; done
+  return $failed
+}
+export -f of_ranks
+if [[ -z $nccl ]]; then
+  echo "not run: ranks (no libnccl)"
+else
+  ((ranks == 2)) || echo "not run: two ranks (one card)"
+  run 60 "ranks, $ranks" bash -c "of_ranks $ranks $build/gpu_ranks_cuda"
 fi
 exit $status
