@@ -12,9 +12,24 @@ namespace {
 Run on_one_rank(const Workspace& w) {
   return Run(w, CTRAIN_TINY_ONE_RANK);
 }
-Run on_two_ranks(const Workspace& w) {
+Run on_ranks(const Workspace& w, int count, const char* program) {
   return Run(w, std::vector<std::string>{CTRAIN_MPIRUN, "--allow-run-as-root", "--oversubscribe",
-                                         "-n", "2", CTRAIN_TINY_TWO_RANKS_MPI});
+                                         "-n", std::to_string(count), program});
+}
+Run on_two_ranks(const Workspace& w) {
+  return on_ranks(w, 2, CTRAIN_TINY_TWO_RANKS_MPI);
+}
+
+/// Everything that a run writes goes to a folder of its own.
+Run into(const Run& run, const std::string& root) {
+  return Run(run)
+      .set("dirpath", root + "/checkpoints")
+      .set("default_root_dir", root)
+      .set("output_save_path", root + "/predict.json")
+      .set("export_path", root + "/out");
+}
+std::string saved(int step) {
+  return "/checkpoints/step=" + std::to_string(step) + ".ckpt";
 }
 
 Run with_full_checkpoints(Run run) {
@@ -38,22 +53,40 @@ std::vector<pid_t> children_of(pid_t parent) {
 
 TEST_CASE("end_to_end.ranks.two_then_one_then_two_have_the_bits_of_one_throughout") {
   const Workspace w(60);
-  const auto into = [&](const Run& run, const std::string& root) {
-    return with_full_checkpoints(run)
-        .set("dirpath", root + "/checkpoints")
-        .set("default_root_dir", root)
-        .set("output_save_path", root + "/predict.json")
-        .set("export_path", root + "/out");
-  };
-  into(on_one_rank(w), "whole").succeed();
-  const auto saved = [](int step) { return "/checkpoints/step=" + std::to_string(step) + ".ckpt"; };
+  const Run one = with_full_checkpoints(on_one_rank(w)),
+            two = with_full_checkpoints(on_two_ranks(w));
+  into(one, "whole").succeed();
   REQUIRE(w.names("whole/checkpoints").size() >= 6);
 
-  into(on_two_ranks(w), "a").set("max_steps", "2").succeed();
-  into(on_one_rank(w), "b").set("ckpt_path", "a" + saved(2)).set("max_steps", "4").succeed();
-  into(on_two_ranks(w), "c").set("ckpt_path", "b" + saved(4)).succeed();
+  into(two, "a").set("max_steps", "2").succeed();
+  into(one, "b").set("ckpt_path", "a" + saved(2)).set("max_steps", "4").succeed();
+  into(two, "c").set("ckpt_path", "b" + saved(4)).succeed();
   CHECK(w.text("c/out/model.safetensors") == w.text("whole/out/model.safetensors"));
   CHECK(w.text("c/predict.json") == w.text("whole/predict.json"));
+}
+
+TEST_CASE("end_to_end.ranks.one_bit_lamb_goes_on_to_the_bit_on_as_many_ranks_and_on_others") {
+  const Workspace w(60);
+  const auto on = [&](int count) {
+    return with_full_checkpoints(on_ranks(w, count, CTRAIN_TINY_ONE_BIT_MPI));
+  };
+  into(on(2), "whole").succeed();
+  REQUIRE(w.has("whole" + saved(6)));
+  for (const int step : {2, 3, 5}) {  // frozen after the third
+    CAPTURE(step);
+    into(on(2), "resumed").set("ckpt_path", "whole" + saved(step)).succeed();
+    CHECK(w.text("resumed/out/model.safetensors") == w.text("whole/out/model.safetensors"));
+    CHECK(w.text("resumed/predict.json") == w.text("whole/predict.json"));
+    w.remove("resumed");
+  }
+  const auto goes_on = [&](int count, const std::string& root, const std::string& words) {
+    const std::string out = into(on(count), root).set("ckpt_path", "whole" + saved(5)).succeed();
+    INFO(out);
+    CHECK(out.find(words) != out.npos);
+    CHECK(w.has(root + saved(6)));
+  };
+  goes_on(4, "four", "lost on 2 data ranks goes on as its mean on 4: not to the bit");
+  goes_on(1, "one", "lost on several ranks is dropped, since one sends no signs");
 }
 
 TEST_CASE("end_to_end.ranks.a_rank_that_dies_leaves_checkpoints_of_which_each_is_whole") {
