@@ -57,26 +57,6 @@ struct Used : Workspace {
   }
 };
 
-/// A file system of its own with room for so many bytes.
-class Disk {
- public:
-  Disk(const std::filesystem::path& where, std::size_t bytes) : where_(where) {
-    std::filesystem::create_directory(where);
-    const std::string size = fmt::format("size={}", bytes);
-    mounted_ = ::mount("none", where.c_str(), "tmpfs", 0, size.c_str()) == 0;
-  }
-  Disk(const Disk&) = delete;
-  Disk& operator=(const Disk&) = delete;
-  ~Disk() {
-    if (mounted_) ::umount2(where_.c_str(), MNT_DETACH);
-  }
-  bool mounted() const { return mounted_; }
-
- private:
-  std::filesystem::path where_;
-  bool mounted_ = false;
-};
-
 Run from(const Workspace& w, const std::string& folder) {
   return Run(w).set("pretrained_model_path", folder);
 }

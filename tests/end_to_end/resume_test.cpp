@@ -5,16 +5,6 @@ using namespace end_to_end;
 
 namespace {
 
-/// All rows of metrics.csv, less what measures time.
-std::vector<Row> numbers(const Workspace& w, const std::string& root) {
-  std::vector<Row> rows = metrics(w, root + "/lightning_logs");
-  for (Row& row : rows) {
-    row.erase("mfu");
-    row.erase("useful_mfu");
-  }
-  return rows;
-}
-
 /// When a step's checkpoint is written.
 enum class Saved { before_validation, after_validation };
 
@@ -64,7 +54,7 @@ Run full_checkpoints(const Workspace& w, const std::string& program) {
 
 TEST_CASE("end_to_end.resume.within_an_epoch_and_before_a_validation") {
   const Workspace w(60);
-  const std::string program = GENERATE(tiny_packed, tiny_padded);
+  const std::string program = GENERATE(tiny_packed, tiny_padded, tiny_offloaded);
   const int threads = GENERATE(1, 2);
   CAPTURE(program, threads);
   // A third of an epoch is a multiple of the period, so that some are written before a validation.

@@ -16,6 +16,8 @@
 
 #include "../unit/io/scratch.hpp"
 #include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -24,6 +26,8 @@ namespace end_to_end {
 
 inline const std::string tiny_packed = CTRAIN_TINY_PACKED;
 inline const std::string tiny_padded = CTRAIN_TINY_PADDED;
+inline const std::string tiny_resident = CTRAIN_TINY_RESIDENT;
+inline const std::string tiny_offloaded = CTRAIN_TINY_OFFLOADED;
 
 /// Path, relative to a folder, to bytes; those of a folder are "folder".
 using Snapshot = std::map<std::string, std::string>;
@@ -227,5 +231,35 @@ inline std::vector<Row> metrics(const Workspace& w, const std::string& root = "l
   }
   return rows;
 }
+
+/// All rows of metrics.csv, less what measures time.
+inline std::vector<Row> numbers(const Workspace& w, const std::string& root = ".") {
+  std::vector<Row> rows = metrics(w, root + "/lightning_logs");
+  for (Row& row : rows) {
+    row.erase("mfu");
+    row.erase("useful_mfu");
+  }
+  return rows;
+}
+
+/// A file system of its own with room for so many bytes.
+class Disk {
+ public:
+  Disk(const std::filesystem::path& where, std::size_t bytes) : where_(where) {
+    std::filesystem::create_directory(where);
+    const std::string size = fmt::format("size={}", bytes);
+    mounted_ = ::mount("none", where.c_str(), "tmpfs", 0, size.c_str()) == 0;
+  }
+  Disk(const Disk&) = delete;
+  Disk& operator=(const Disk&) = delete;
+  ~Disk() {
+    if (mounted_) ::umount2(where_.c_str(), MNT_DETACH);
+  }
+  bool mounted() const { return mounted_; }
+
+ private:
+  std::filesystem::path where_;
+  bool mounted_ = false;
+};
 
 }  // namespace end_to_end

@@ -18,19 +18,19 @@ inline std::string path(const std::string& name) {
 
 /// All values of a tensor as double.
 inline std::vector<double> values(const ctrain::SafeTensors& file, const std::string& name) {
-  const ctrain::TensorView t = file.view(name);
+  const ctrain::StoredTensor t = file.stored(name);
   const std::size_t width = t.type == ctrain::StoredType::f64 ? 8 : 4;
-  std::vector<double> out(t.bytes / width);
+  std::vector<double> out(t.data.size() / width);
   for (std::size_t i = 0; i < out.size(); ++i) {
     if (t.type == ctrain::StoredType::f64) {
-      std::memcpy(&out[i], t.data + i * 8, 8);
+      std::memcpy(&out[i], t.data.data() + i * 8, 8);
     } else if (t.type == ctrain::StoredType::i32) {
       std::int32_t v;
-      std::memcpy(&v, t.data + i * 4, 4);
+      std::memcpy(&v, t.data.data() + i * 4, 4);
       out[i] = v;
     } else {
       float v;
-      std::memcpy(&v, t.data + i * 4, 4);
+      std::memcpy(&v, t.data.data() + i * 4, 4);
       out[i] = v;
     }
   }

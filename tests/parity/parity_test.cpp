@@ -2,7 +2,7 @@
 // golden files and their tolerances are described in README.md beside this file.
 #include <ctrain/backend/cpu/cpu.hpp>
 #include <ctrain/backend/cpu/reference.hpp>
-#include <ctrain/io/hugging_face.hpp>
+#include <ctrain/io/checkpoint.hpp>
 #include <ctrain/policy/presets.hpp>
 #include <ctrain/trainer/learning_rate.hpp>
 #include <ctrain/trainer/trainer.hpp>
@@ -104,15 +104,6 @@ template <class P, class B> struct Case {
   using Backend = B;
 };
 
-/// The weights of the golden model.
-template <class P, class B> void load(Trainer<P, B>& trainer) {
-  std::vector<WantedTensor> wanted;
-  for (const NamedTensor& t : trainer.tensors())
-    wanted.push_back({t.name, t.shape, {{0, t.count, t.weight}}});
-  load_weights(golden::path(P::folder), wanted);
-  trainer.weights_changed();
-}
-
 double largest(const std::vector<double>& v) {
   double m = 0;
   for (const double x : v) m = std::max(m, std::fabs(x));
@@ -129,7 +120,7 @@ TEMPLATE_TEST_CASE("parity.logits_and_every_gradient_equal_transformers", "",
                    CTRAIN_BOTH(BertPadded), CTRAIN_BOTH(Recomputes<BertPacked>)) {
   using P = typename TestType::Holder;
   Trainer<P, typename TestType::Backend> trainer;
-  load(trainer);
+  load_weights(golden::path(P::folder), trainer);
   const SafeTensors batches(golden::path("batch.safetensors"));
   const SafeTensors expected(golden::path(std::string(P::folder) + "/outputs.safetensors"));
   for (const std::string name : {"batch0", "batch1"}) {
@@ -205,7 +196,7 @@ TEMPLATE_TEST_CASE("parity.a_hundred_steps_of_adamw_follow_torch", "", CTRAIN_BO
       P::policy.optimizer.kind == OptimizerKind::adamw_torch ? "torch_linear" : "hf_polynomial";
   const SafeTensors expected(golden::path(std::string(P::folder) + "/training.safetensors"));
   Trainer<P, typename TestType::Backend> trainer;
-  load(trainer);
+  load_weights(golden::path(P::folder), trainer);
   std::vector<double> norms;
   const std::vector<double> losses = train_hundred(trainer, run, norms);
   const std::vector<double> loss = golden::values(expected, run + ".loss.f64");
@@ -236,7 +227,7 @@ template <class TestType> Distance from_float64() {
   using P = typename TestType::Holder;
   const SafeTensors expected(golden::path(std::string(P::folder) + "/training.safetensors"));
   Trainer<P, typename TestType::Backend> trainer;
-  load(trainer);
+  load_weights(golden::path(P::folder), trainer);
   std::vector<double> norms;
   const std::vector<double> losses = train_hundred(trainer, "torch_linear", norms);
   const std::vector<double> loss = golden::values(expected, "torch_linear.loss.f64");

@@ -128,50 +128,88 @@ inline RunState from_json(const nlohmann::json& j) {
 
 }  // namespace checkpoint
 
+namespace checkpoint {
+
+/// A tensor's name in a file.
+inline std::string file_name(State state, const std::string& name) {
+  return (state == State::weight         ? ""
+          : state == State::first_moment ? first_moment
+                                         : second_moment) +
+         name;
+}
+
+/// Everything that a run goes on with, or its weights.
+inline const std::vector<State>& states(bool weights_only) {
+  static const std::vector<State> all = {State::weight, State::first_moment, State::second_moment},
+                                  weights = {State::weight};
+  return weights_only ? weights : all;
+}
+
+}  // namespace checkpoint
+
 /// Throws Error, naming the first weight of this rank that is not finite: such a model replaces no
 /// good one. `step` is how many steps are done.
-inline void require_finite(const std::vector<TensorPart>& parts, std::int64_t step) {
-  for (const TensorPart& part : parts)
+template <class T> void require_finite(T& trainer, std::int64_t step) {
+  trainer.read_states(checkpoint::states(true), [&](State, const TensorPart& part) {
     for (std::int64_t i = 0; i < part.count; ++i)
       if (!std::isfinite(part.data[i]))
         throw Error(fmt::format("step {}", step), "weight " + part.name + " is not a finite number",
                     "Lower the learning rate and resume from the last checkpoint, which is "
                     "unharmed, or use other weights");
+  });
 }
 
 namespace checkpoint {
 
-/// One state of every tensor, as a file has it: its name with `prefix`, and what this rank writes.
+/// One file of these states and buffers, from all ranks.
 template <class T>
-void add_tensors(std::vector<SharedTensor>& all, T& trainer, State state, const char* prefix) {
-  std::map<std::string, std::size_t> place;
-  for (const LogicalTensor& t : trainer.state_dict()) {
-    place[t.name] = all.size();
-    all.push_back({prefix + t.name, t.shape});
-  }
-  for (const TensorPart& part : trainer.parts(state))
-    if (part.is_mine) all[place[part.name]].parts.push_back(part);
+void save(const std::filesystem::path& path, T& trainer, const std::vector<State>& states,
+          const std::vector<OptimizerBuffer>& buffers,
+          const std::map<std::string, std::string>& metadata) {
+  std::vector<LogicalTensor> tensors;
+  for (const State state : states)
+    for (LogicalTensor& t : trainer.state_dict())
+      tensors.push_back({file_name(state, t.name), std::move(t.shape)});
+  each_part_of(trainer, buffers, [&](const std::string& name, const TensorPart& part) {
+    tensors.push_back({name, part.shape});
+  });
+  write_together(trainer.communicator(), path, std::move(tensors), metadata, [&](auto&& put) {
+    trainer.read_states(states, [&](State state, const TensorPart& part) {
+      if (part.is_mine) put(file_name(state, part.name), part);
+    });
+    each_part_of(trainer, buffers, [&](const std::string& name, const TensorPart& part) {
+      if (part.is_mine) put(name, part);
+    });
+  });
 }
 
-/// The same as what to read: on every rank what it holds.
+/// These states of a file, on every rank what it holds. Nothing is written to the trainer unless
+/// everything is there, what else is `wanted` included; the classifier may be optional.
 template <class T>
-void add_wanted(std::vector<WantedTensor>& all, T& trainer, State state, const char* prefix) {
-  std::map<std::string, std::size_t> place;
-  for (const LogicalTensor& t : trainer.state_dict()) {
-    place[t.name] = all.size();
-    all.push_back({prefix + t.name, t.shape, {}, false});
-  }
-  for (const TensorPart& part : trainer.parts(state))
-    all[place[part.name]].to.push_back({part.first, part.count, part.data});
+LoadReport load(const TensorSource& source, T& trainer, const std::vector<State>& states,
+                std::vector<WantedTensor> wanted, bool classifier_is_optional = false) {
+  for (const State state : states)
+    for (LogicalTensor& t : trainer.state_dict()) {
+      const bool optional = classifier_is_optional && t.name.starts_with("classifier.");
+      wanted.push_back({file_name(state, t.name), std::move(t.shape), optional});
+    }
+  const MatchedTensors matched(source, wanted);
+  trainer.write_states(states, [&](State state, const TensorPart& part) {
+    matched.read(file_name(state, part.name), part.first, part.data, part.count);
+  });
+  return matched.report();
 }
 
 }  // namespace checkpoint
 
 /// Writes the weights of all ranks as one file of the state dict.
 template <class T> void save_weights(const std::filesystem::path& path, T& trainer) {
-  std::vector<SharedTensor> tensors;
-  checkpoint::add_tensors(tensors, trainer, State::weight, "");
-  write_together(trainer.communicator(), path, std::move(tensors), {{"format", "pt"}});
+  checkpoint::save(path, trainer, checkpoint::states(true), {}, {{"format", "pt"}});
+}
+
+/// Reads the weights of a model directory. The classifier may be absent, and then stays as it is.
+template <class T> LoadReport load_weights(const std::filesystem::path& directory, T& trainer) {
+  return checkpoint::load(*open_weights(directory), trainer, checkpoint::states(true), {}, true);
 }
 
 /// Writes a checkpoint from all ranks: a crash or a full disk leaves what was there before. Only
@@ -179,18 +217,11 @@ template <class T> void save_weights(const std::filesystem::path& path, T& train
 template <class T>
 void save_checkpoint(const std::filesystem::path& path, T& trainer, const RunState& state,
                      bool weights_only) {
-  std::vector<SharedTensor> tensors;
-  checkpoint::add_tensors(tensors, trainer, State::weight, "");
-  if (!weights_only) {
-    checkpoint::add_tensors(tensors, trainer, State::first_moment, checkpoint::first_moment);
-    checkpoint::add_tensors(tensors, trainer, State::second_moment, checkpoint::second_moment);
-    if constexpr (!is_adam(T::policy.optimizer.kind))
-      for (const OptimizerBuffer b : optimizer_buffers)
-        if (checkpoint::is_in_use(T::policy, b, state.updates()))
-          checkpoint::add_tensors(tensors, trainer, b);
-  }
-  write_together(trainer.communicator(), path, std::move(tensors),
-                 {{"ctrain", checkpoint::to_json(state).dump()}});
+  std::vector<OptimizerBuffer> buffers;
+  for (const OptimizerBuffer b : optimizer_buffers)
+    if (!weights_only && checkpoint::is_in_use(T::policy, b, state.updates())) buffers.push_back(b);
+  checkpoint::save(path, trainer, checkpoint::states(weights_only), buffers,
+                   {{"ctrain", checkpoint::to_json(state).dump()}});
 }
 
 /// Reads a full checkpoint back, each rank what it holds, however the run that wrote it was laid
@@ -216,18 +247,13 @@ template <class T> ResumedRun load_checkpoint(const std::filesystem::path& path,
   if (file.find(checkpoint::first_moment + trainer.state_dict().front().name) == nullptr)
     throw Error(path.string(), "holds weights only, so a run cannot go on from it",
                 "Resume from a checkpoint written with --save_weights_only False");
-  std::vector<WantedTensor> wanted;
-  checkpoint::add_wanted(wanted, trainer, State::weight, "");
-  checkpoint::add_wanted(wanted, trainer, State::first_moment, checkpoint::first_moment);
-  checkpoint::add_wanted(wanted, trainer, State::second_moment, checkpoint::second_moment);
   if constexpr (is_adam(T::policy.optimizer.kind)) {
-    load_tensors(file, wanted);
+    checkpoint::load(file, trainer, checkpoint::states(false), {});
     return {state, ""};
   } else {
     checkpoint::BufferLoad buffers(file, trainer, state.updates());
-    buffers.add_wanted(wanted);
-    load_tensors(file, wanted);
-    return {state, buffers.finish()};
+    checkpoint::load(file, trainer, checkpoint::states(false), buffers.wanted());
+    return {state, buffers.read()};
   }
 }
 

@@ -19,6 +19,7 @@
 #include <ctrain/trainer/learning_rate.hpp>
 #include <ctrain/trainer/metrics.hpp>
 #include <ctrain/trainer/progress_counts.hpp>
+#include <ctrain/trainer/streamed_trainer.hpp>
 #include <ctrain/trainer/trainer.hpp>
 
 #include <algorithm>
@@ -63,7 +64,8 @@ inline FixedByPolicy fixed_by(const Policy& p) {
           .precision = p.precision.compute == Compute::bf16   ? "bf16"
                        : p.precision.compute == Compute::fp16 ? "16"
                                                               : "32",
-          .ranks = p.parallel.ranks()};
+          .ranks = p.parallel.ranks(),
+          .to_disk = p.offload.to_disk()};
 }
 
 /// The flags with the policy's value wherever none was given.
@@ -83,6 +85,7 @@ inline Flags with_defaults(Flags flags, const Policy& p) {
   fill(flags.warmup, as_written(p.schedule.warmup));
   fill(flags.gradient_clip_val, as_written(p.optimizer.clip));
   fill(flags.seed, p.seed);
+  fill(flags.offload_dir, std::string("."));
   return flags;
 }
 
@@ -171,6 +174,8 @@ inline constexpr std::string_view metric_names[] = {"train_loss", "train_acc", "
 /// Rank 0 prints, logs and decides where files are concerned; tensors are written by all.
 template <HasPolicy P, Backend B, Communicator C> class FineTuning {
   static constexpr const auto& policy = P::policy;
+  static constexpr bool streams = P::policy.offload.any();
+  using OwnTrainer = std::conditional_t<streams, StreamedTrainer<P, B>, Trainer<P, B, C>>;
   /// Micro-batches of an optimizer step, of all ranks.
   static constexpr std::int64_t step_batches =
       std::int64_t{P::policy.parallel.data} * P::policy.batch.accumulation;
@@ -185,7 +190,7 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
         shape_(batch_of_flags(given, policy.batch)),
         rules_(checkpoint_rules(flags_)),
         sampler_(data_.train, shape_, *flags_.seed),
-        trainer_(communicator, *flags_.seed) {
+        trainer_(make_trainer(communicator, flags_)) {
     load_weights_or_draw();
     if (!flags_.ckpt_path.empty()) resume();
     schedule_ = learning_rate();
@@ -196,7 +201,7 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
 
   /// Trains, validates, predicts, on all ranks together.
   void run() {
-    agree(communicator_, {{"the schedule", hash_of(ScheduleOf<P>::schedule)},
+    agree(communicator_, {{"the schedule", hash_of_schedule()},
                           {"the policy", hash_of_bytes(policy)},
                           {"the data", hash_of_data()},
                           {"the number of steps done", std::uint64_t(step_)}});
@@ -222,6 +227,18 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
 
   // start ----------------------------------------------------------------------------------------
 
+  static OwnTrainer make_trainer(C& communicator, const Flags& flags) {
+    if constexpr (streams)
+      return OwnTrainer({.directory = *flags.offload_dir}, *flags.seed);
+    else
+      return OwnTrainer(communicator, *flags.seed);
+  }
+  static std::uint64_t hash_of_schedule() {
+    if constexpr (streams)
+      return hash_of(StreamTableOf<P, StreamPass::train>::table);
+    else
+      return hash_of(ScheduleOf<P>::schedule);
+  }
   static std::uint64_t hash_of_bytes(const Policy& p) {
     Hash hash;
     hash.add_bytes(reinterpret_cast<const char*>(&p), sizeof p);
@@ -244,12 +261,7 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
     const std::filesystem::path folder = flags_.pretrained_model_path;
     require_same_config(folder / "config.json", read_config(folder / "config.json"),
                         hugging_face_config(policy.model, label_names(data_.labels)));
-    std::vector<WantedTensor> wanted;
-    checkpoint::add_wanted(wanted, trainer_, State::weight, "");
-    for (WantedTensor& t : wanted) t.optional = t.name.starts_with("classifier.");
-    const LoadReport report = ctrain::load_weights(folder, wanted);
-    trainer_.weights_changed();
-    say(fmt::format("{}: {}", folder.string(), describe(report)));
+    say(fmt::format("{}: {}", folder.string(), describe(load_weights(folder, trainer_))));
   }
 
   void resume() {
@@ -260,7 +272,6 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
           fmt::format("its classes are the labels {}, those of this run {}",
                       fmt::join(state.labels, ", "), fmt::join(label_names(data_.labels), ", ")),
           "Resume with the training file that the checkpoint was made with");
-    trainer_.weights_changed();
     if (const std::string warning = rules_.restore(state.kept); !warning.empty()) say(warning);
     flags_.seed = state.seed;
     step_ = state.step;
@@ -346,13 +357,19 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
     if (!leads()) return;
     fmt::print(
         "{}{} parameters; {} training, {} validation, {} test pairs; arena {:.2f} GiB of {:.2f} "
-        "GiB; peak {:.0f} GFLOP/s in {}; logs in {}\n",
+        "GiB; {}peak {:.0f} GFLOP/s in {}; logs in {}\n",
         policy.parallel.ranks() > 1 ? fmt::format("{} ranks; ", policy.parallel.ranks()) : "",
         policy_parameters(), data_.train.size(), data_.validation.size(), data_.test.size(),
-        double(trainer_.plan().arena()) / double(GiB), double(policy.device.memory) / double(GiB),
-        peak_ / 1e9, *flags_.precision == "bf16" ? "bf16" : "fp" + *flags_.precision,
+        in_GiB(trainer_.memory()), in_GiB(policy.device.memory), on_disk(), peak_ / 1e9,
+        *flags_.precision == "bf16" ? "bf16" : "fp" + *flags_.precision,
         log_->directory().path.string());
     std::fflush(stdout);
+  }
+  static double in_GiB(bytes size) { return double(size) / double(GiB); }
+  std::string on_disk() const {
+    if constexpr (policy.offload.to_disk())
+      return fmt::format("{:.2f} GiB in {}; ", in_GiB(trainer_.plan.disk()), *flags_.offload_dir);
+    return "";
   }
   static constexpr std::int64_t policy_parameters() {
     return parameters_of(P::policy.model).count();
@@ -447,11 +464,11 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
     if (!leads()) return;
     const double now = steady_seconds();
     bar_.elapsed = now - epoch_start_;
-    bar_.postfix = training_postfix(
-        recent_.mean(), log_->directory().version,
-        {{"mfu", fmt::format("{:.1f}%", 100 * mfu_)},
-         {"useful", fmt::format("{:.1f}%", 100 * useful_)},
-         {"arena", fmt::format("{:.2f}GiB", double(trainer_.arena().high_water()) / double(GiB))}});
+    bar_.postfix =
+        training_postfix(recent_.mean(), log_->directory().version,
+                         {{"mfu", fmt::format("{:.1f}%", 100 * mfu_)},
+                          {"useful", fmt::format("{:.1f}%", 100 * useful_)},
+                          {"arena", fmt::format("{:.2f}GiB", in_GiB(trainer_.high_water()))}});
     log_->display().show(ProgressRow::main, bar_, now);
   }
 
@@ -471,13 +488,16 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
     Progress row{.description = description,
                  .total = batches_per_epoch(samples, flags_.valid_batchsize)};
     const double start = steady_seconds();
-    while (sampler.position().sample < samples && trainer_.step().evaluate(sampler, e.result)) {
-      if (const int mine = trainer_.step().evaluated(); mine >= 0) {
-        require_finite_outputs();
-        const auto predicted = trainer_.step().predictions();
-        for (std::size_t s = 0; s < predicted.size(); ++s)
-          e.predictions[std::size_t(sampler.samples(mine)[s])] = predicted[s];
-      }
+    bool finite = true;
+    const auto see = [&](int mine) {
+      finite &=
+          std::ranges::all_of(trainer_.step().logits(), [](float x) { return std::isfinite(x); });
+      const auto predicted = trainer_.step().predictions();
+      for (std::size_t s = 0; s < predicted.size(); ++s)
+        e.predictions[std::size_t(sampler.samples(mine)[s])] = predicted[s];
+    };
+    while (sampler.position().sample < samples && trainer_.evaluate(sampler, e.result, see)) {
+      if (!finite) throw_outputs_not_finite();
       if (!leads()) continue;
       const double now = steady_seconds();
       row.done = std::min(row.total, sampler.position().sample / flags_.valid_batchsize);
@@ -506,11 +526,8 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
   }
 
   /// The largest of outputs that are not numbers would still name a class.
-  void require_finite_outputs() {
-    if (std::ranges::all_of(trainer_.step().logits(), [](float x) { return std::isfinite(x); }))
-      return;
-    trainer_.fetch_state();
-    require_finite(trainer_.parts(State::weight), step_);
+  [[noreturn]] void throw_outputs_not_finite() {
+    require_finite(trainer_, step_);
     throw Error(fmt::format("step {}", step_),
                 "the outputs of the model are not finite numbers, though its weights are",
                 "Use other weights: these overflow in " + *flags_.precision);
@@ -582,8 +599,7 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
   }
 
   void require_finite_weights() {
-    trainer_.fetch_state();
-    together::run(communicator_, [&] { require_finite(trainer_.parts(State::weight), step_); });
+    together::run(communicator_, [&] { require_finite(trainer_, step_); });
   }
 
   RunState state() {
@@ -629,7 +645,7 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
   Batch shape_;
   CheckpointRules rules_;
   Sampler sampler_;
-  Trainer<P, B, C> trainer_;
+  OwnTrainer trainer_;
   LearningRate schedule_;
   std::optional<RunLog> log_;
   double peak_ = 0;  // operations a second

@@ -73,6 +73,7 @@ struct Flags {
   std::int64_t log_every_n_steps = 50;
   std::string default_root_dir = ".";
   std::optional<std::uint64_t> seed{};
+  std::optional<std::string> offload_dir{};  // of the file in which states wait
 
   // fixed by the policy: only compared with it
   std::optional<std::int64_t> accumulate_grad_batches{};
@@ -101,6 +102,7 @@ struct FixedByPolicy {
   std::int64_t labels = 2;        // .model.labels
   std::string precision = "32";   // .precision.compute: 32, bf16 or 16
   std::int64_t ranks = 1;
+  bool to_disk = false;  // of .offload, anything
 };
 
 // reading and showing values ---------------------------------------------------------------------
@@ -390,6 +392,8 @@ inline std::vector<FlagEntry> trainer_entries() {
       by_policy(between<std::optional<std::uint64_t>, std::uint64_t>(
           group, "seed", &Flags::seed, 0, std::numeric_limits<std::uint64_t>::max(),
           "Start of every random number")),
+      text(group, "offload_dir", &Flags::offload_dir,
+           "Folder of the file in which a policy that offloads to disk keeps states (default: .)"),
       by_policy(between<Whole, std::int64_t>(group, "accumulate_grad_batches",
                                              &Flags::accumulate_grad_batches, 1, many,
                                              "Micro-batches in one step")),
@@ -561,6 +565,13 @@ class PolicyCheck {
         fmt::format("Start it with {} ranks and a policy for them, or pass {}", *given, fixed));
   }
 
+  void disk(const std::optional<std::string>& given, bool to_disk) {
+    if (!given || to_disk) return;
+    add("offload_dir", *given + ", but the policy keeps nothing on a disk (offload)",
+        "Set .offload.optimizer = OffloadTo::disk in the policy and recompile, or leave the flag "
+        "out");
+  }
+
   /// Throws all differences as one Error, a line each.
   void finish() const {
     if (differences_.empty()) return;
@@ -597,6 +608,7 @@ inline void check_against_policy(const Flags& flags, const FixedByPolicy& fixed)
   check.size("num_labels", flags.num_labels, fixed.labels, false, "labels", "model.labels");
   check.precision(flags.precision, fixed.precision);
   check.ranks(flags.gpus, fixed.ranks);
+  check.disk(flags.offload_dir, fixed.to_disk);
   check.finish();
 }
 

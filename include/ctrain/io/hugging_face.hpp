@@ -63,9 +63,9 @@ class ShardedTensors final : public TensorSource {
     const auto found = home_.find(name);
     return found == home_.end() ? nullptr : found->second->find(name);
   }
-  void read(std::string_view name, float* destination, std::size_t count) const override {
-    check_readable(path(), name, find(name), count);
-    home_.find(name)->second->read(name, destination, count);
+  void read_some(std::string_view name, std::int64_t first, float* destination,
+                 std::size_t count) const override {
+    home_.find(name)->second->read_some(name, first, destination, count);
   }
 
  private:
@@ -106,17 +106,10 @@ inline std::unique_ptr<TensorSource> open_weights(const std::filesystem::path& d
               "Download a Hugging Face model into this directory, or check the path");
 }
 
-/// Where some consecutive elements of a tensor go.
-struct Destination {
-  std::int64_t first = 0, count = 0;
-  float* data = nullptr;
-};
-
-/// A tensor that the model needs, and where its values go.
+/// A tensor that the model needs.
 struct WantedTensor {
   std::string name;  // as Hugging Face names it, with "bert." and without "model."
   std::vector<std::int64_t> shape;
-  std::vector<Destination> to;
   bool optional = false;  // may be absent, as the classifier of a pretrained model is
 };
 
@@ -167,54 +160,48 @@ inline void require_no_complaints(const std::filesystem::path& path,
   throw Error(path.string(), what, "Use the weights of the model that the policy describes");
 }
 
-/// Reads a tensor of `count` elements to where its parts go.
-inline void read_into(const TensorSource& source, const std::string& name, std::int64_t count,
-                      std::span<const Destination> to) {
-  if (to.size() == 1 && to[0].count == count)
-    return source.read(name, to[0].data, std::size_t(count));
-  if (to.empty()) return;
-  std::vector<float> whole(static_cast<std::size_t>(count));
-  source.read(name, whole.data(), whole.size());
-  for (const Destination& part : to) std::copy_n(whole.begin() + part.first, part.count, part.data);
-}
-
-/// Loads every wanted tensor, widened to float. Nothing is written unless all of them fit.
-inline LoadReport load_tensors(const TensorSource& source, std::span<const WantedTensor> wanted) {
-  const Naming naming = naming_of(source, wanted);
-  LoadReport report;
-  std::vector<std::string> complaints;
-  std::set<std::string> used;
-  for (const WantedTensor& tensor : wanted) {
-    const std::string name = name_in_file(tensor.name, naming);
-    const TensorInfo* info = source.find(name);
-    if (info != nullptr) used.insert(name);
-    if (info == nullptr && tensor.optional)
-      report.fresh.push_back(tensor.name);
-    else if (info == nullptr)
-      complaints.push_back(tensor.name + " is missing");
-    else if (!widens_to_float(info->type))
-      complaints.push_back(tensor.name + " is stored as " + std::string(name_of(info->type)));
-    else if (info->shape != tensor.shape)
-      complaints.push_back(tensor.name + " has shape " + shape_text(info->shape) + " instead of " +
-                           shape_text(tensor.shape));
+/// The tensors of a source that a model wants, all of them known to fit before any is read, in
+/// whatever stretches.
+class MatchedTensors {
+ public:
+  MatchedTensors(const TensorSource& source, std::span<const WantedTensor> wanted)
+      : source_(source), naming_(naming_of(source, wanted)) {
+    std::vector<std::string> complaints;
+    std::set<std::string> used;
+    for (const WantedTensor& tensor : wanted) {
+      const std::string name = name_in_file(tensor.name, naming_);
+      const TensorInfo* info = source.find(name);
+      if (info != nullptr) used.insert(name);
+      if (info == nullptr && tensor.optional)
+        report_.fresh.push_back(tensor.name);
+      else if (info == nullptr)
+        complaints.push_back(tensor.name + " is missing");
+      else if (!widens_to_float(info->type))
+        complaints.push_back(tensor.name + " is stored as " + std::string(name_of(info->type)));
+      else if (info->shape != tensor.shape)
+        complaints.push_back(tensor.name + " has shape " + shape_text(info->shape) +
+                             " instead of " + shape_text(tensor.shape));
+    }
+    require_no_complaints(source.path(), complaints);
+    report_.loaded = used.size();
+    for (const std::string& name : source.names())
+      if (!used.contains(name)) report_.unused.push_back(name);
   }
-  require_no_complaints(source.path(), complaints);
 
-  for (const WantedTensor& tensor : wanted) {
-    const std::string name = name_in_file(tensor.name, naming);
-    if (!used.contains(name)) continue;
-    read_into(source, name, element_count(tensor.shape).value(), tensor.to);
-    ++report.loaded;
+  const LoadReport& report() const { return report_; }
+
+  /// Elements [first, first + count) of a wanted tensor, widened to float; leaves them alone where
+  /// the source does not have it.
+  void read(const std::string& tensor, std::int64_t first, float* to, std::int64_t count) const {
+    const std::string name = name_in_file(tensor, naming_);
+    if (source_.find(name) != nullptr) source_.read_some(name, first, to, std::size_t(count));
   }
-  for (const std::string& name : source.names())
-    if (!used.contains(name)) report.unused.push_back(name);
-  return report;
-}
 
-inline LoadReport load_weights(const std::filesystem::path& directory,
-                               std::span<const WantedTensor> wanted) {
-  return load_tensors(*open_weights(directory), wanted);
-}
+ private:
+  const TensorSource& source_;
+  Naming naming_;
+  LoadReport report_;
+};
 
 /// One line: "loaded 391 tensors; fresh: classifier.bias, classifier.weight; unused: cls.* (7),
 /// position_ids (1)".

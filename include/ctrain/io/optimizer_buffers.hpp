@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
@@ -48,13 +47,12 @@ constexpr bool is_in_use(const Policy& p, OptimizerBuffer b, std::int64_t update
   return b == OptimizerBuffer::lamb_numbers || updates >= p.optimizer.compression.freeze_step;
 }
 
-/// A buffer of every tensor, as a file has it, and what this rank writes of it.
-template <class T>
-void add_tensors(std::vector<SharedTensor>& all, T& trainer, OptimizerBuffer buffer) {
-  for (const TensorPart& part : trainer.parts(buffer)) {
-    all.push_back({prefix_of(buffer) + part.name, part.shape});
-    if (part.is_mine) all.back().parts.push_back(part);
-  }
+/// Calls f(name in a file, part) for what this rank has of these buffers.
+template <class T, class F>
+void each_part_of(T& trainer, const std::vector<OptimizerBuffer>& buffers, F&& f) {
+  if constexpr (!is_adam(T::policy.optimizer.kind))
+    for (const OptimizerBuffer buffer : buffers)
+      for (const TensorPart& part : trainer.parts(buffer)) f(prefix_of(buffer) + part.name, part);
 }
 
 /// Brings the buffers of a file to a trainer that goes on after `updates`.
@@ -74,25 +72,29 @@ template <class T> class BufferLoad {
       require_errors();
   }
 
-  /// Those that are read as any tensor is.
-  void add_wanted(std::vector<WantedTensor>& all) {
-    if (!has_lamb_) return;
-    for (const OptimizerBuffer b :
-         {OptimizerBuffer::lamb_numbers, OptimizerBuffer::moving_variance})
-      if (is_in_use(policy, b, updates_))
-        for (const TensorPart& part : trainer_.parts(b))
-          all.push_back({prefix_of(b) + part.name, part.shape, {{0, part.count, part.data}}});
+  /// What is read as it stands there.
+  std::vector<WantedTensor> wanted() {
+    std::vector<WantedTensor> all;
+    each_part_of(trainer_, whole(), [&](const std::string& name, const TensorPart& part) {
+      all.push_back({name, part.shape});
+    });
+    return all;
   }
 
-  /// Fills what has not been read so. Returns what a user should know of it, or nothing.
-  std::string finish() {
+  /// Fills all buffers. Returns what a user should know of it, or nothing.
+  std::string read() {
+    const std::vector<OptimizerBuffer> here = whole();
     for (const OptimizerBuffer b : optimizer_buffers)
-      if (is_error(b) || !has_lamb_ || !is_in_use(policy, b, updates_))
+      if (std::ranges::find(here, b) == here.end())
         for (const TensorPart& part : trainer_.parts(b)) std::fill_n(part.data, part.count, 0.0f);
+    each_part_of(trainer_, here, [&](const std::string& name, const TensorPart& part) {
+      file_.read(name, part.data, std::size_t(part.count));
+    });
     if (written_by_ == ranks)
       take_errors();
     else if (written_by_ > 0)
       spread_errors();
+    trainer_.weights_changed();
     return notice();
   }
 
@@ -101,8 +103,13 @@ template <class T> class BufferLoad {
     const std::vector<TensorPart> parts = trainer_.parts(b);
     return !parts.empty() && file_.find(prefix_of(b) + parts.front().name) != nullptr;
   }
-  TensorView view(OptimizerBuffer b, const TensorPart& part) const {
-    return file_.view(prefix_of(b) + part.name);
+  /// Those of 1-bit LAMB that this run goes on with.
+  std::vector<OptimizerBuffer> whole() const {
+    std::vector<OptimizerBuffer> all;
+    for (const OptimizerBuffer b :
+         {OptimizerBuffer::lamb_numbers, OptimizerBuffer::moving_variance})
+      if (has_lamb_ && is_in_use(policy, b, updates_)) all.push_back(b);
+    return all;
   }
 
   void require_frozen_lamb() const {
@@ -144,30 +151,32 @@ template <class T> class BufferLoad {
       }
   }
 
+  void read_some(OptimizerBuffer b, const TensorPart& part, std::int64_t first, float* to,
+                 std::int64_t count) const {
+    file_.read_some(prefix_of(b) + part.name, first, to, std::size_t(count));
+  }
   void take_errors() {
     for (const OptimizerBuffer b : {OptimizerBuffer::worker_error, OptimizerBuffer::server_error})
       for (const TensorPart& part : trainer_.parts(b))
-        std::memcpy(part.data, view(b, part).data + 4 * part.first, 4 * std::size_t(part.count));
+        read_some(b, part, part.first, part.data, part.count);
   }
 
   /// What padding had lost belongs to nobody.
   void spread_errors() {
     for (const TensorPart& part : trainer_.parts(OptimizerBuffer::worker_error)) {
-      const TensorView all = view(OptimizerBuffer::worker_error, part);
-      const std::int64_t count = elements_of(part), padded = all.shape[1];
+      const std::int64_t count = elements_of(part),
+                         padded = SignLayout{count, written_by_}.padded();
       std::vector<float> row(static_cast<std::size_t>(count));
       std::vector<double> sum(row.size());
       for (int rank = 0; rank < written_by_; ++rank) {
-        std::memcpy(row.data(), all.data + 4 * rank * padded, 4 * row.size());
+        read_some(OptimizerBuffer::worker_error, part, rank * padded, row.data(), count);
         for (std::size_t i = 0; i < row.size(); ++i) sum[i] += double(row[i]);
       }
       for (std::size_t i = 0; i < row.size(); ++i) part.data[i] = float(sum[i] / written_by_);
     }
     for (const TensorPart& part : trainer_.parts(OptimizerBuffer::server_error)) {
       const std::int64_t count = std::min(part.count, elements_of(part) - part.first);
-      if (count > 0)
-        std::memcpy(part.data, view(OptimizerBuffer::server_error, part).data + 4 * part.first,
-                    4 * std::size_t(count));
+      if (count > 0) read_some(OptimizerBuffer::server_error, part, part.first, part.data, count);
     }
   }
 

@@ -4,7 +4,7 @@
 #include <ctrain/core/error.hpp>
 #include <ctrain/io/atomic_file.hpp>
 #include <ctrain/io/json_text.hpp>
-#include <ctrain/io/mapped_file.hpp>
+#include <ctrain/io/open_file.hpp>
 #include <ctrain/io/tensor_source.hpp>
 
 #include <algorithm>
@@ -185,21 +185,19 @@ class SafeTensorsHeader {
   std::vector<std::string> fields_;
 };
 
-/// A tensor where it lies in the mapped file: little-endian, row-major, at any alignment. Valid as
-/// long as the SafeTensors object.
-struct TensorView {
+/// A tensor as it is stored: little-endian, row-major.
+struct StoredTensor {
   StoredType type = StoredType::f32;
-  std::span<const std::int64_t> shape;
-  const std::byte* data = nullptr;
-  std::size_t bytes = 0;
+  std::vector<std::int64_t> shape;
+  std::vector<std::byte> data;
 };
 
-/// A safetensors file, mapped and checked when it is opened: afterwards every tensor is known to
-/// lie inside the file, next to its neighbours, with the size that its shape says.
+/// A safetensors file, checked when it is opened: afterwards every tensor is known to lie inside
+/// the file, next to its neighbours, with the size that its shape says.
 class SafeTensors final : public TensorSource {
  public:
   explicit SafeTensors(const std::filesystem::path& path) : file_(path) {
-    reject_git_lfs_pointer(path, file_.text());
+    reject_git_lfs_pointer(path, file_.beginning(64));
     SafeTensorsHeader header(path, header_text());
     entries_ = std::move(header.entries);
     metadata_ = std::move(header.metadata);
@@ -216,20 +214,33 @@ class SafeTensors final : public TensorSource {
     return found == entries_.end() ? nullptr : &found->second.info;
   }
 
-  TensorView view(std::string_view name) const {
+  /// A tensor of any type.
+  StoredTensor stored(std::string_view name) const {
     const auto found = entries_.find(name);
     if (found == entries_.end())
       throw Error(path().string(), "there is no tensor " + in_quotes(name),
                   "Use the file that was saved with it");
     const SafeTensorsEntry& entry = found->second;
-    return {entry.info.type, entry.info.shape, file_.data() + data_begin_ + entry.begin,
-            std::size_t(entry.end - entry.begin)};
+    StoredTensor tensor{entry.info.type, entry.info.shape,
+                        std::vector<std::byte>(std::size_t(entry.end - entry.begin))};
+    file_.read(data_begin_ + entry.begin, tensor.data.data(), tensor.data.size());
+    return tensor;
   }
 
-  void read(std::string_view name, float* destination, std::size_t count) const override {
-    check_readable(path(), name, find(name), count);
-    const TensorView tensor = view(name);
-    widen(destination, tensor.data, count, tensor.type);
+  void read_some(std::string_view name, std::int64_t first, float* destination,
+                 std::size_t count) const override {
+    const SafeTensorsEntry& entry = entries_.find(name)->second;
+    const auto width = std::size_t(size_of(entry.info.type));
+    std::uint64_t at = data_begin_ + entry.begin + std::uint64_t(first) * width;
+    if (entry.info.type == StoredType::f32)
+      return file_.read(at, destination, count * sizeof(float));
+    std::vector<std::byte> narrow(std::min(count, std::size_t{1} << 18) * width);
+    for (std::size_t done = 0; done < count;) {
+      const std::size_t some = std::min(narrow.size() / width, count - done);
+      file_.read(at, narrow.data(), some * width);
+      widen(destination + done, narrow.data(), some, entry.info.type);
+      done += some, at += some * width;
+    }
   }
 
  private:
@@ -237,17 +248,19 @@ class SafeTensors final : public TensorSource {
     throw Error(path().string(), what, "Download or save the file again");
   }
 
-  std::string_view header_text() {
+  std::string header_text() {
     if (file_.size() < 8)
       fail("has " + std::to_string(file_.size()) + " bytes, too few for a safetensors file");
     std::uint64_t length = 0;
-    std::memcpy(&length, file_.data(), 8);  // little-endian, as every supported host
+    file_.read(0, &length, 8);  // little-endian, as every supported host
     if (length > safetensors_longest_header || length > file_.size() - 8)
       fail("claims a header of " + std::to_string(length) + " bytes in a file of " +
            std::to_string(file_.size()) + " (at most " +
            std::to_string(safetensors_longest_header) + "): it is cut or is not safetensors");
     data_begin_ = 8 + std::size_t(length);
-    return file_.text().substr(8, std::size_t(length));
+    std::string text(std::size_t(length), '\0');
+    file_.read(8, text.data(), text.size());
+    return text;
   }
 
   /// The tensors, in the order of their bytes, must fill the file: no hole, no overlap, no rest.
@@ -275,7 +288,7 @@ class SafeTensors final : public TensorSource {
       fail("has " + std::to_string(present - expected) + " bytes after the last tensor");
   }
 
-  MappedFile file_;
+  OpenFile file_;
   std::map<std::string, SafeTensorsEntry, std::less<>> entries_;
   std::map<std::string, std::string> metadata_;
   std::vector<std::string> names_;

@@ -109,7 +109,10 @@ class TensorSource {
   virtual const TensorInfo* find(std::string_view name) const = 0;
   /// Widens all values of a tensor (row-major) into destination[0, count). Exact. Throws Error when
   /// the tensor is absent, is not F32, F16 or BF16, or has another number of elements.
-  virtual void read(std::string_view name, float* destination, std::size_t count) const = 0;
+  void read(std::string_view name, float* destination, std::size_t count) const;
+  /// Values [first, first + count) of a tensor that read() would take.
+  virtual void read_some(std::string_view name, std::int64_t first, float* destination,
+                         std::size_t count) const = 0;
 };
 
 /// Whether read() can widen the type to float without loss.
@@ -132,6 +135,11 @@ inline void check_readable(const std::filesystem::path& path, std::string_view n
                 "tensor " + in_quotes(name) + " has shape " + shape_text(info->shape) +
                     ", but the model needs " + std::to_string(count) + " elements",
                 "Use the file of the model that the policy describes");
+}
+
+inline void TensorSource::read(std::string_view name, float* destination, std::size_t count) const {
+  check_readable(path(), name, find(name), count);
+  read_some(name, 0, destination, count);
 }
 
 template <class Narrow>

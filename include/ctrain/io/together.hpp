@@ -66,24 +66,18 @@ template <Communicator C, class Act> void run(C& communicator, Act&& act) {
 
 }  // namespace together
 
-/// A tensor of a file, and the parts of it that this rank writes.
-struct SharedTensor {
-  std::string name;
-  std::vector<std::int64_t> shape;
-  std::vector<TensorPart> parts{};
-};
-
 /// Writes one safetensors file from all ranks, each what it has: rank 0 makes it under a temporary
 /// name, all write, and when every byte of all is on the disk, rank 0 gives it its own name. Until
-/// then an older file of that name is intact. All ranks pass the same names and shapes, and must
-/// see the same folder; only rank 0's `metadata` counts.
-template <Communicator C>
+/// then an older file of that name is intact. All ranks pass the same tensors, and must see the
+/// same folder; only rank 0's `metadata` counts. `each_part` is called with a function put(name,
+/// part) and hands it what this rank writes.
+template <Communicator C, class EachPart>
 void write_together(C& communicator, const std::filesystem::path& path,
-                    std::vector<SharedTensor> tensors,
-                    const std::map<std::string, std::string>& metadata) {
-  std::ranges::sort(tensors, {}, &SharedTensor::name);
+                    std::vector<LogicalTensor> tensors,
+                    const std::map<std::string, std::string>& metadata, EachPart&& each_part) {
+  std::ranges::sort(tensors, {}, &LogicalTensor::name);
   std::vector<TensorToSave> listed;
-  for (const SharedTensor& t : tensors) listed.push_back({t.name, StoredType::f32, t.shape, {}});
+  for (const LogicalTensor& t : tensors) listed.push_back({t.name, StoredType::f32, t.shape, {}});
   std::unique_ptr<AtomicFile> file;
   std::string header, temporary;
   together::run(communicator, [&] {
@@ -96,18 +90,21 @@ void write_together(C& communicator, const std::filesystem::path& path,
     file->write(header);
     temporary = file->temporary().string();
   });
-  const std::uint64_t begin =
+  std::uint64_t at =
       8 + std::stoull(together::of_rank_0(communicator, std::to_string(header.size())));
   temporary = together::of_rank_0(communicator, temporary);
+  std::map<std::string, std::uint64_t> place;
+  for (const LogicalTensor& t : tensors) {
+    place[t.name] = at;
+    at += std::uint64_t(byte_count(StoredType::f32, t.shape).value());
+  }
 
   together::run(communicator, [&] {
     SharedWriter writer(path, temporary);
-    std::uint64_t at = begin;
-    for (const SharedTensor& t : tensors) {
-      for (const TensorPart& part : t.parts)
-        writer.write(at + 4 * std::uint64_t(part.first), part.data, 4 * std::size_t(part.count));
-      at += std::uint64_t(byte_count(StoredType::f32, t.shape).value());
-    }
+    each_part([&](const std::string& name, const TensorPart& part) {
+      writer.write(place.at(name) + 4 * std::uint64_t(part.first), part.data,
+                   4 * std::size_t(part.count));
+    });
     writer.sync();
   });
   together::run(communicator, [&] {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <ctrain/core/error.hpp>
-#include <ctrain/io/mapped_file.hpp>
+#include <ctrain/io/open_file.hpp>
 #include <ctrain/io/pickle.hpp>
 #include <ctrain/io/tensor_source.hpp>
 
@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -87,14 +88,14 @@ class StoredZip {
 
   /// Recognises what is not a ZIP file, in particular torch's older format.
   void check_beginning() const {
-    const MappedFile file(path_);
-    reject_git_lfs_pointer(path_, file.text());
-    if (file.text().starts_with(
+    const std::string beginning = OpenFile(path_).beginning(64);
+    reject_git_lfs_pointer(path_, beginning);
+    if (beginning.starts_with(
             "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46"))  // pickled 0x1950a86a20f9469cfc6c
       throw Error(path_.string(), "is in the format of torch before 1.6",
                   "Re-save it in Python: torch.save(torch.load(path, map_location=\"cpu\", "
                   "weights_only=True), path)");
-    if (!file.text().starts_with("PK\x03\x04")) fail("is not a file that torch.save wrote");
+    if (!beginning.starts_with("PK\x03\x04")) fail("is not a file that torch.save wrote");
   }
 
   void list_entries() {
@@ -158,14 +159,15 @@ class TorchBin final : public TensorSource {
     return found == tensors_.end() ? nullptr : &found->second.info;
   }
 
-  void read(std::string_view name, float* destination, std::size_t count) const override {
-    check_readable(path(), name, find(name), count);
+  void read_some(std::string_view name, std::int64_t first, float* destination,
+                 std::size_t count) const override {
     const PickledTensor& tensor = tensors_.find(name)->second;
     if (count == 0) return;
-    if (std::uint64_t(tensor.last - tensor.offset) + 1 == count && is_contiguous(tensor))
-      read_contiguous(tensor, destination);
+    const std::int64_t all = *element_count(tensor.info.shape);
+    if (tensor.last - tensor.offset + 1 == all && is_contiguous(tensor))
+      read_contiguous(tensor, first, destination, count);
     else
-      read_strided(tensor, destination, count);
+      read_strided(tensor, first, destination, count);
   }
 
  private:
@@ -232,35 +234,46 @@ class TorchBin final : public TensorSource {
     return true;
   }
 
-  /// Calls take(values, count) with the elements [offset, last] of the storage as floats' bytes.
-  template <class Take> void stream_elements(const PickledTensor& tensor, Take take) const {
+  /// Calls take(values, count) with `count` elements of the storage, from the tensor's `first` on.
+  template <class Take>
+  void stream_elements(const PickledTensor& tensor, std::int64_t first, std::size_t count,
+                       Take take) const {
     const auto size = std::uint64_t(size_of(tensor.info.type));
-    zip_.stream(*storage_of(tensor), std::uint64_t(tensor.offset) * size,
-                (std::uint64_t(tensor.last) + 1) * size, std::size_t{1} << 20,
+    const StoredZip::Entry& entry = *storage_of(tensor);
+    const std::uint64_t begin = std::uint64_t(tensor.offset + first) * size;
+    if (count * size < entry.size) check_once(entry);
+    zip_.stream(entry, begin, begin + count * size, std::size_t{1} << 20,
                 [&](const std::byte* data, std::size_t bytes) { take(data, bytes / size); });
   }
+  /// Only a storage that is read to its end shows whether it is damaged.
+  void check_once(const StoredZip::Entry& entry) const {
+    if (checked_.insert(entry.index).second)
+      zip_.stream(entry, 0, entry.size, std::size_t{1} << 20, [](const std::byte*, std::size_t) {});
+  }
 
-  void read_contiguous(const PickledTensor& tensor, float* destination) const {
-    stream_elements(tensor, [&](const std::byte* data, std::size_t count) {
-      widen(destination, data, count, tensor.info.type);
-      destination += count;
+  void read_contiguous(const PickledTensor& tensor, std::int64_t first, float* destination,
+                       std::size_t count) const {
+    stream_elements(tensor, first, count, [&](const std::byte* data, std::size_t part) {
+      widen(destination, data, part, tensor.info.type);
+      destination += part;
     });
   }
 
   /// Reads the window of the storage that the tensor spans, then picks its elements in row-major
   /// order.
-  void read_strided(const PickledTensor& tensor, float* destination, std::size_t count) const {
+  void read_strided(const PickledTensor& tensor, std::int64_t first, float* destination,
+                    std::size_t count) const {
     std::vector<float> window(std::size_t(tensor.last - tensor.offset) + 1);
     float* next = window.data();
-    stream_elements(tensor, [&](const std::byte* data, std::size_t part) {
+    stream_elements(tensor, 0, window.size(), [&](const std::byte* data, std::size_t part) {
       widen(next, data, part, tensor.info.type);
       next += part;
     });
     const std::vector<std::int64_t>& shape = tensor.info.shape;
     std::vector<std::int64_t> index(shape.size(), 0);
     std::int64_t at = 0;
-    for (std::size_t i = 0; i < count; ++i) {
-      destination[i] = window[std::size_t(at)];
+    for (std::int64_t i = 0; i < first + std::int64_t(count); ++i) {
+      if (i >= first) destination[i - first] = window[std::size_t(at)];
       for (std::size_t d = shape.size(); d-- > 0;) {
         at += tensor.strides[d];
         if (++index[d] < shape[d]) break;
@@ -274,6 +287,7 @@ class TorchBin final : public TensorSource {
   std::string folder_;
   std::vector<std::string> names_;
   std::map<std::string, PickledTensor, std::less<>> tensors_;
+  mutable std::set<std::uint64_t> checked_;  // entries whose CRC was compared
 };
 
 }  // namespace ctrain

@@ -3,6 +3,7 @@
 
 #include <ctrain/memory/plan.hpp>
 #include <ctrain/memory/proof.hpp>
+#include <ctrain/memory/split.hpp>
 #include <ctrain/model/backward.hpp>
 #include <ctrain/policy/policy.hpp>
 
@@ -84,7 +85,7 @@ struct Homes {
 struct StreamPlan {
   // device
   Region weights;      // buffers of one unit each, or all units but the word table
-  Region gradients;    // buffers of one unit each
+  Region gradients;    // buffers of one unit each, with as many partial sums as a step keeps
   Region word_rows;    // rows of the word table that a step reads, and
   Region d_word_rows;  // their gradients
   Region batch;        // of each micro-batch
@@ -93,8 +94,9 @@ struct StreamPlan {
   Region device_kept;  // what blocks keep, where activations stay
   Region working;      // activations of the unit at work
   bytes weight_buffer = 0, gradient_buffer = 0, stream = 0, embedding_slot = 0;
-  bytes region = 0;  // one working region
-  bytes slot = 0;    // what a block keeps of a micro-batch
+  bytes gradient_sum = 0;  // of a gradient buffer
+  bytes region = 0;        // one working region
+  bytes slot = 0;          // what a block keeps of a micro-batch
   bytes slot_in_region = 0;
   int weight_buffers = 0, gradient_buffers = 0, regions = 0, kept_slots = 0;
   // host
@@ -156,6 +158,19 @@ constexpr Region gradient_of_piece(const ParameterTable& t, const Policy& p, con
   const bytes from = gradient_at(t, p, u, piece * u.piece),
               to = gradient_at(t, p, u, piece * u.piece + u.elements_of(piece));
   return {from, to - from};
+}
+
+/// Calls f(row, first element of the tensor, first element of the piece, elements) for the part of
+/// each parameter that lies in a piece of a unit.
+template <class F>
+constexpr void each_part(const ParameterTable& t, const StreamUnit& u, int piece, F&& f) {
+  const std::int64_t begin = piece * u.piece, end = begin + u.elements_of(piece);
+  for (int row = u.first; row < u.first + u.count; ++row) {
+    const Parameter& p = t.rows.rows[row];
+    const std::int64_t at = p.offset - u.start, from = at < begin ? begin : at,
+                       to = at + p.elements() < end ? at + p.elements() : end;
+    if (from < to) f(row, from - at, from - begin, to - from);
+  }
 }
 
 /// What a piece of that unit has on disk and in a staging slot. The word table's gradients are
@@ -258,17 +273,18 @@ namespace offload {
 constexpr void place_on_device(const Graph& g, const StreamUnits& units, const Policy& p,
                                StreamPlan& m) {
   const Offload& o = p.offload;
-  const int micros = p.batch.accumulation;
+  const int micros = p.batch.accumulation, sums = split_of(p).partial_sums();
   bytes all = 0;
   for (int i = 0; i < units.kinds.size; ++i) {
     const StreamUnit& u = units.kinds.rows[i];
     if (i == StreamUnits::word_table) continue;
     all += u.on_device * (u.segment == Segment::block ? units.layers : 1);
     if (u.on_device > m.weight_buffer) m.weight_buffer = u.on_device;
-    if (u.gradient > m.gradient_buffer) m.gradient_buffer = u.gradient;
+    if (u.gradient > m.gradient_sum) m.gradient_sum = u.gradient;
   }
   m.weight_buffers = homes_of(p).weights_stay_on_device ? units.count() : o.buffers;
   m.gradient_buffers = o.buffers;
+  m.gradient_buffer = sums * m.gradient_sum;
   const bool kept_on_device = o.activations == OffloadTo::none;
   m.regions = kept_on_device || o.buffers == 1 || p.offload.unit == StreamBy::matrix ? 1 : 2;
   m.region = m.one_layer.step.size;
@@ -283,7 +299,7 @@ constexpr void place_on_device(const Graph& g, const StreamUnits& units, const P
   place(m.weights, homes_of(p).weights_stay_on_device ? all : m.weight_buffers * m.weight_buffer);
   place(m.gradients, m.gradient_buffers * m.gradient_buffer);
   place(m.word_rows, word);
-  place(m.d_word_rows, word);
+  place(m.d_word_rows, sums * word);
   place(m.batch, micros * batch_layout(p).size);
   place(m.streams, micros * m.stream);
   place(m.embedding, micros * m.embedding_slot);
@@ -321,7 +337,7 @@ constexpr void place_on_host(const Graph& g, const StreamUnits& units, const Pol
                               : 0);
   place(m.host_kept, m.host_kept_slots * whole(m.slot));
   place(m.host_word_rows, m.word_rows.size);
-  place(m.host_d_word_rows, m.d_word_rows.size);
+  place(m.host_d_word_rows, m.word_rows.size);
   place(m.word_gradient, 4 * units.kinds.rows[StreamUnits::word_table].piece);
   m.disk_states = {0, disk};
   m.disk_kept = {disk, o.activations == OffloadTo::disk ? m.kept_slots * whole(m.slot) : 0};
@@ -354,7 +370,7 @@ constexpr bool regions_tile_the_device(const StreamUnits& units, const StreamPla
   }
   for (int i = 1; i < units.kinds.size; ++i)
     if (units.kinds.rows[i].on_device > m.weight_buffer ||
-        units.kinds.rows[i].gradient > m.gradient_buffer)
+        units.kinds.rows[i].gradient > m.gradient_sum)
       return false;
   return at == m.device();
 }

@@ -247,6 +247,10 @@ struct Offload {
     return optimizer != OffloadTo::none || gradients != OffloadTo::none ||
            parameters != OffloadTo::none || activations != OffloadTo::none;
   }
+  constexpr bool to_disk() const {
+    return optimizer == OffloadTo::disk || gradients == OffloadTo::disk ||
+           parameters == OffloadTo::disk || activations == OffloadTo::disk;
+  }
 };
 
 /// One policy is one training run. Name the options you care about; every other has its default

@@ -190,12 +190,8 @@ concept matrices_stream_for_one_micro_batch =
     !(Unit == StreamBy::matrix && !(Parameters != OffloadTo::none && Accumulation == 1));
 template <bool Offloads, int Layers>
 concept a_streamed_model_has_at_most_64_layers = !(Offloads && Layers > 64);
-template <bool Offloads, bool LayoutInvariant, int Accumulation>
-concept streamed_gradients_are_added_in_turn = !(Offloads && LayoutInvariant && Accumulation > 1);
 template <bool Offloads, bool IsAdam>
 concept streamed_updates_are_of_single_elements = !(Offloads && !IsAdam);
-template <bool Offloads, bool ComputeIsFp16>
-concept streamed_gradients_have_no_scale = !(Offloads && ComputeIsFp16);
 template <int Buffers, bool PieceIsWhole>
 concept offload_buffers_are_bounded = (Buffers >= 1 && Buffers <= 4 && PieceIsWhole);
 
@@ -524,9 +520,11 @@ template <OffloadTo Optimizer, OffloadTo Activations> struct offload_begins_with
                 "OffloadTo::none (recompute = full makes them small).");
 };
 template <bool Offloads, int Ranks> struct offload_is_for_one_rank {
-  static_assert(ctrain::offload_is_for_one_rank<Offloads, Ranks>,
-                "invalid policy: only a single rank streams its states. Leave offload out, or set "
-                "parallel.data, parallel.tensor and parallel.pipeline to 1.");
+  static_assert(
+      ctrain::offload_is_for_one_rank<Offloads, Ranks>,
+      "invalid policy: the table of a streamed step is that of one device and its link, and "
+      "exchanges between ranks have no place in it. Leave offload out, or set "
+      "parallel.data, parallel.tensor and parallel.pipeline to 1.");
 };
 template <bool Offloads, bool Host, WeightLayout Weights> struct streamed_weights_have_no_copies {
   static_assert(ctrain::streamed_weights_have_no_copies<Offloads, Host, Weights>,
@@ -552,24 +550,11 @@ template <bool Offloads, int Layers> struct a_streamed_model_has_at_most_64_laye
       "invalid policy: the table of a streamed step lists each block. Set model.layers to "
       "at most 64, or leave offload out.");
 };
-template <bool Offloads, bool LayoutInvariant, int Accumulation>
-struct streamed_gradients_are_added_in_turn {
-  static_assert(
-      ctrain::streamed_gradients_are_added_in_turn<Offloads, LayoutInvariant, Accumulation>,
-      "invalid policy: a streamed unit has one buffer for its gradients, to which micro-batches "
-      "are "
-      "added in turn. Set deterministic to fixed_layout, or batch.accumulation to 1.");
-};
 template <bool Offloads, bool IsAdam> struct streamed_updates_are_of_single_elements {
   static_assert(ctrain::streamed_updates_are_of_single_elements<Offloads, IsAdam>,
                 "invalid policy: states stream in pieces, and this optimizer needs a whole tensor, "
                 "or other ranks. Set optimizer.kind to adamw_torch, adamw_hugging_face or adam_l2, "
                 "or leave offload out.");
-};
-template <bool Offloads, bool ComputeIsFp16> struct streamed_gradients_have_no_scale {
-  static_assert(ctrain::streamed_gradients_have_no_scale<Offloads, ComputeIsFp16>,
-                "invalid policy: a step that streams cannot be taken back, as a loss scale in fp16 "
-                "asks for. Set precision.compute to Compute::bf16 or Compute::fp32.");
 };
 template <int Buffers, bool PieceIsWhole> struct offload_buffers_are_bounded {
   static_assert(ctrain::offload_buffers_are_bounded<Buffers, PieceIsWhole>,
@@ -690,13 +675,8 @@ inline constexpr bool keeps_every_rule =
      matrices_stream_for_one_micro_batch<P::policy.offload.unit, P::policy.offload.parameters,
                                          P::policy.batch.accumulation> &&
      a_streamed_model_has_at_most_64_layers<P::policy.offload.any(), P::policy.model.layers> &&
-     streamed_gradients_are_added_in_turn<
-         P::policy.offload.any(), (P::policy.deterministic == Deterministic::layout_invariant),
-         P::policy.batch.accumulation> &&
      streamed_updates_are_of_single_elements<P::policy.offload.any(),
                                              is_adam(P::policy.optimizer.kind)> &&
-     streamed_gradients_have_no_scale<P::policy.offload.any(),
-                                      (P::policy.precision.compute == Compute::fp16)> &&
      offload_buffers_are_bounded<P::policy.offload.buffers,
                                  (P::policy.offload.piece > 0 &&
                                   P::policy.offload.piece % (64 * KiB) == 0)>);
@@ -819,13 +799,8 @@ struct CheckPolicy
       rule::matrices_stream_for_one_micro_batch<
           P::policy.offload.unit, P::policy.offload.parameters, P::policy.batch.accumulation>,
       rule::a_streamed_model_has_at_most_64_layers<P::policy.offload.any(), P::policy.model.layers>,
-      rule::streamed_gradients_are_added_in_turn<
-          P::policy.offload.any(), (P::policy.deterministic == Deterministic::layout_invariant),
-          P::policy.batch.accumulation>,
       rule::streamed_updates_are_of_single_elements<P::policy.offload.any(),
                                                     is_adam(P::policy.optimizer.kind)>,
-      rule::streamed_gradients_have_no_scale<P::policy.offload.any(),
-                                             (P::policy.precision.compute == Compute::fp16)>,
       rule::offload_buffers_are_bounded<P::policy.offload.buffers,
                                         (P::policy.offload.piece > 0 &&
                                          P::policy.offload.piece % (64 * KiB) == 0)> {};

@@ -153,7 +153,7 @@ template <int Capacity, class Table> struct StreamWriter {
   constexpr StreamWriter(const Graph& g, const Policy& p, const StreamUnits& u, const StreamPlan& m,
                          StreamPass what, Table* to)
       : graph(g), policy(p), units(u), plan(m), pass(what), table(to) {
-    micros = pass == StreamPass::train ? p.batch.accumulation : 1;
+    micros = pass == StreamPass::flush ? 1 : p.batch.accumulation;
     for (int i = 0; i < most_buffers; ++i) {
       weights_user[i] = weights_unit[i] = weights_age[i] = gradients_user[i] = -1;
       slot_user[i][0] = slot_user[i][1] = -1;

@@ -52,10 +52,9 @@ constexpr bytes bytes_of(const StreamJob& j, const Graph& g, const Policy& p,
     case StreamTask::deliver:
       return u.on_device * u.elements_of(j.piece) / u.elements;
     case StreamTask::deliver_rows:
-      return plan.word_rows.size;
     case StreamTask::collect_rows:
     case StreamTask::norm_rows:
-      return plan.d_word_rows.size;
+      return plan.word_rows.size;
     case StreamTask::restore:
     case StreamTask::keep:
       return plan.slot;

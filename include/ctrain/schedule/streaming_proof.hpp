@@ -108,7 +108,7 @@ template <int Capacity, int Most> struct StreamWalk {
   constexpr StreamWalk(const StreamTable<Capacity>& t, const Graph& g, const Policy& p,
                        const StreamUnits& u, const StreamPlan& m, StreamPass what)
       : table(t), graph(g), policy(p), units(u), plan(m), pass(what) {
-    micros = what == StreamPass::train ? p.batch.accumulation : 1;
+    micros = what == StreamPass::flush ? 1 : p.batch.accumulation;
     for (int& b : backward_to) b = units.layers;
     for (auto& place : content)
       for (Content& c : place) c.forget();

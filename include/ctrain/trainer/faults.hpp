@@ -5,6 +5,7 @@
 #include <ctrain/trainer/dispatch.hpp>
 #include <ctrain/trainer/host_view.hpp>
 #include <ctrain/trainer/memory_map.hpp>
+#include <ctrain/trainer/state_dict.hpp>
 
 #include <cmath>
 #include <cstdint>
@@ -54,21 +55,17 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Faults {
                                : is_finite(narrow_gradient(run), run.count);
         if (good || (run.layer <= first && p.segment == Segment::block)) return;
         first = run.layer;
-        bad = "gradient of " + name_of(run.parameter, run.layer);
+        bad = "gradient of " + name_of(run);
       });
       if (!bad.empty()) return bad;
     }
     return "the gradient's norm";
   }
 
-  static std::string name_of(int parameter, int layer) {
-    const Parameter& p = graph.parameters.rows[parameter];
-    const std::string name(p.name);
-    return p.segment == Segment::block ? "bert.encoder.layer." + std::to_string(layer) + "." + name
-                                       : name;
-  }
-
  private:
+  static std::string name_of(const Run& run) {
+    return tensor_name(graph.parameters.rows[run.parameter], run.layer);
+  }
   const auto* narrow_gradient(const Run& run) {
     return map_.template gradient<typename Map::BlockGradient>(run);
   }
@@ -91,7 +88,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Faults {
     for (int b = map_.layout().buckets.size - 1; b >= 0 && bad.empty(); --b)
       map_.each_run(b, false, [&](const Run& run) {
         if (bad.empty() && !is_finite(map_.at(State::weight, run), run.count))
-          bad = "weight " + name_of(run.parameter, run.layer);
+          bad = "weight " + name_of(run);
       });
     return bad;
   }

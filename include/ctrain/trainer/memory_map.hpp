@@ -63,6 +63,7 @@ template <HasPolicy P, class Space = Arena> class MemoryMap {
   }
 
   Space& arena() { return arena_; }
+  const Space& arena() const { return arena_; }
   const MemoryPlan& plan() const { return plan_; }
   const StageLayout& layout() const { return layout_; }
   Coordinates at() const { return at_; }

@@ -11,13 +11,15 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
 
 namespace ctrain {
+
+/// What a visit to all states does with them: to replace begins with zeros.
+enum class StreamAccess : std::uint8_t { read_weights, read, change, replace };
 
 /// The states of P's model that are not on the device, in pieces. Each area of a piece on disk
 /// (weights, first moment, second moment, gradients) has a checksum, kept in memory, which every
@@ -126,24 +128,28 @@ template <HasPolicy P> class StreamStore {
       throw_changed(name_of_kept(j), kept_offset(j));
   }
 
-  // whole units, between steps -------------------------------------------------------------------
+  // everything, between steps --------------------------------------------------------------------
 
-  /// Copies a unit's flat states out of their homes; pointers may be null.
-  void load(int unit, float* weights, float* first_moment, float* second_moment) {
-    each_piece(unit, weights != nullptr, first_moment != nullptr, false,
-               [&](int piece, std::int64_t first, std::int64_t count) {
-                 copy(weights, first, state(State::weight, unit, piece, 0), count);
-                 copy(first_moment, first, state(State::first_moment, unit, piece, 0), count);
-                 copy(second_moment, first, state(State::second_moment, unit, piece, 0), count);
-               });
-  }
-  /// And into them. Null: zeros.
-  void save(int unit, const float* weights, const float* first_moment, const float* second_moment) {
-    each_piece(unit, false, false, true, [&](int piece, std::int64_t first, std::int64_t count) {
-      put(state(State::weight, unit, piece, 0), weights, first, count);
-      put(state(State::first_moment, unit, piece, 0), first_moment, first, count);
-      put(state(State::second_moment, unit, piece, 0), second_moment, first, count);
-    });
+  /// Calls f(unit, piece, states) for every piece; states[i] is where its State i stands, at home
+  /// or in a staging slot, until f returns.
+  template <StreamAccess Access, class F> void visit(F&& f) {
+    for (int unit = 0; unit < units.count(); ++unit)
+      for (int piece = 0; piece < units.of(unit).pieces; ++piece) {
+        const PieceRecord r = record(unit);
+        const StreamJob job{.slot = 0, .unit = std::int16_t(unit), .piece = std::int16_t(piece)};
+        const bytes size = Access == StreamAccess::replace        ? 0
+                           : Access == StreamAccess::read_weights ? r.weights
+                                                                  : r.states();
+        if (size > 0) read_record(job, size);
+        float* const states[] = {state(State::weight, unit, piece, 0),
+                                 state(State::first_moment, unit, piece, 0),
+                                 state(State::second_moment, unit, piece, 0)};
+        if constexpr (Access == StreamAccess::replace)
+          for (float* values : states) std::fill_n(values, units.of(unit).elements_of(piece), 0.0f);
+        f(unit, piece, states);
+        const bool writes = Access == StreamAccess::replace || Access == StreamAccess::change;
+        if (writes && r.states() > 0) write(job);
+      }
   }
 
  private:
@@ -211,19 +217,6 @@ template <HasPolicy P> class StreamStore {
                 "checkpoint, which is unharmed");
   }
 
-  /// Calls f(piece, first element, count) with the piece's states in slot 0 or at home; reads them
-  /// before (weights, or all of them), writes them after.
-  template <class F> void each_piece(int unit, bool weights, bool moments, bool writes, F&& f) {
-    const StreamUnit& u = units.of(unit);
-    const PieceRecord r = record(unit);
-    for (int piece = 0; piece < u.pieces; ++piece) {
-      const StreamJob job{.slot = 0, .unit = std::int16_t(unit), .piece = std::int16_t(piece)};
-      const bytes size = moments ? r.states() : weights ? r.weights : 0;
-      if (size > 0) read_record(job, size);
-      f(piece, piece * u.piece, u.elements_of(piece));
-      if (writes && r.states() > 0) write(job);
-    }
-  }
   /// The first `size` bytes of a piece's record into its slot.
   void read_record(const StreamJob& j, bytes size) {
     const bytes from = offset(j.unit, j.piece);
@@ -237,16 +230,6 @@ template <HasPolicy P> class StreamStore {
         throw_changed(name(), from + at);
     });
   }
-  static void copy(float* to, std::int64_t first, const float* from, std::int64_t count) {
-    if (to != nullptr) std::memcpy(to + first, from, sizeof(float) * std::size_t(count));
-  }
-  static void put(float* to, const float* from, std::int64_t first, std::int64_t count) {
-    if (from != nullptr)
-      std::memcpy(to, from + first, sizeof(float) * std::size_t(count));
-    else
-      std::memset(to, 0, sizeof(float) * std::size_t(count));
-  }
-
   Arena memory_;
   std::optional<ScratchFile> file_;
   std::vector<int> first_piece_;

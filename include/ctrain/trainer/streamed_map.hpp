@@ -8,7 +8,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
 
 namespace ctrain {
 
@@ -19,9 +18,8 @@ template <HasPolicy P> class StreamedMap {
   static constexpr const auto& graph = StreamOf<P>::graph;
   static constexpr const auto& units = StreamOf<P>::units;
   static constexpr const auto& plan = StreamOf<P>::plan;
-  using Compute = std::conditional_t<P::policy.compute_type() == DType::bf16, bf16, float>;
-  using BlockGradient =
-      std::conditional_t<P::policy.precision.gradients == ctrain::Compute::bf16, bf16, float>;
+  using Compute = StorageOf<P::policy.compute_type()>;
+  using BlockGradient = StorageOf<storage_of(P::policy.precision.gradients)>;
   static_assert(P::policy.device.kind == DeviceKind::host,
                 "a streamed step computes on a host: name a host_memory device");
 
@@ -30,8 +28,8 @@ template <HasPolicy P> class StreamedMap {
   Arena& arena() { return arena_; }
 
   /// Buffers of the next ops; -1: none.
-  void use(int weights, int gradients, int region) {
-    weights_ = weights, gradients_ = gradients, region_ = region;
+  void use(int weights, int gradients, int region, int sum = 0) {
+    weights_ = weights, gradients_ = gradients, region_ = region, sum_ = sum;
   }
   /// How many rows of the word table this step reads.
   void use_word_rows(int count) { word_rows_ = count; }
@@ -40,11 +38,14 @@ template <HasPolicy P> class StreamedMap {
   std::byte* weights(int buffer, int unit) {
     return arena_.base() + plan.weights.offset + weights_offset(buffer, unit);
   }
-  std::byte* gradients(int buffer) {
-    return arena_.base() + plan.gradients.offset + buffer * plan.gradient_buffer;
+  std::byte* gradients(int buffer, int sum = 0) {
+    return arena_.base() + plan.gradients.offset + buffer * plan.gradient_buffer +
+           sum * plan.gradient_sum;
   }
   float* word_row_weights() { return floats(plan.word_rows); }
-  float* word_row_gradients() { return floats(plan.d_word_rows); }
+  float* word_row_gradients(int sum = 0) {
+    return floats(plan.d_word_rows) + sum * plan.word_rows.size / bytes(sizeof(float));
+  }
   std::byte* kept_in_region(int region) {
     return arena_.base() + plan.working.offset + region * plan.region + plan.slot_in_region;
   }
@@ -71,10 +72,10 @@ template <HasPolicy P> class StreamedMap {
     return reinterpret_cast<float*>(weights(weights_, unit_of(kind, layer)) + offset);
   }
   template <class T = float> T* gradient(int index, int = 0) {
-    if (index == StreamUnits::word_table) return reinterpret_cast<T*>(word_row_gradients());
+    if (index == StreamUnits::word_table) return reinterpret_cast<T*>(word_row_gradients(sum_));
     const StreamUnit& unit = units.kinds.rows[units.kind_of_parameter(index)];
     const Parameter& p = graph.parameters.rows[index];
-    return reinterpret_cast<T*>(gradients(gradients_) +
+    return reinterpret_cast<T*>(gradients(gradients_, sum_) +
                                 gradient_at(graph.parameters, policy, unit, p.offset - unit.start));
   }
   template <class T> T* tensor(Operand x, int layer) {
@@ -119,7 +120,7 @@ template <HasPolicy P> class StreamedMap {
   float* floats(const Region& r) { return reinterpret_cast<float*>(arena_.base() + r.offset); }
 
   Arena arena_;
-  int weights_ = -1, gradients_ = -1, region_ = 0, word_rows_ = 0;
+  int weights_ = -1, gradients_ = -1, region_ = 0, sum_ = 0, word_rows_ = 0;
 };
 
 }  // namespace ctrain

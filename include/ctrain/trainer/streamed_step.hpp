@@ -5,17 +5,21 @@
 #include <ctrain/backend/comm/single.hpp>
 #include <ctrain/backend/cpu/update.hpp>
 #include <ctrain/backend/host/copy_link.hpp>
+#include <ctrain/backend/math/loss_scale.hpp>
 #include <ctrain/schedule/streaming_proof.hpp>
 #include <ctrain/trainer/dispatch.hpp>
+#include <ctrain/trainer/state_dict.hpp>
 #include <ctrain/trainer/step.hpp>
 #include <ctrain/trainer/stream_lanes.hpp>
 #include <ctrain/trainer/stream_store.hpp>
 #include <ctrain/trainer/streamed_map.hpp>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -39,12 +43,14 @@ template <HasPolicy P, Backend B> class StreamedStep {
   static constexpr const auto& plan = StreamOf<P>::plan;
   static constexpr int layers = P::policy.model.layers;
   static constexpr bool deferred = P::policy.offload.clipping == OffloadClipping::deferred;
+  static constexpr Split split = split_of(P::policy);
   static constexpr bool keeps_on_device = P::policy.offload.activations == OffloadTo::none;
   using Map = StreamedMap<P>;
 
  public:
   StreamedStep(B& backend, const StreamOptions& options)
-      : store_(options.directory),
+      : backend_(backend),
+        store_(options.directory),
         dispatch_(backend, map_, nobody_),
         down_(options.down_bytes_per_second),
         up_(options.up_bytes_per_second),
@@ -66,18 +72,21 @@ template <HasPolicy P, Backend B> class StreamedStep {
     training_ = true;
     if (!take(feed, policy.batch.accumulation)) return result_;
     square_sum_ = {};
+    first_bad_.clear();
     walk<StreamPass::train>();
-    pending_ = deferred;
-    update_numbers_ = n;
+    pending_ = deferred && !result_.skipped;
     return result_;
   }
 
-  /// Forward only, dropout off, on the next micro-batch of `feed`; false if there is none.
-  template <Feed F> bool evaluate(F& feed, StepResult& result) {
+  /// Forward only, dropout off, on the next micro-batches of `feed`, which share one pass over the
+  /// weights: as many as a step has. Calls see(i) for the i-th while predictions() and the like are
+  /// its own. False if there is none.
+  template <Feed F, class See> bool evaluate(F& feed, StepResult& result, See&& see) {
     flush();
     training_ = false;
-    if (!take(feed, 1)) return false;
+    if (!take(feed, policy.batch.accumulation)) return false;
     result_ = result;
+    see_ = see;
     walk<StreamPass::evaluate>();
     result = result_;
     return true;
@@ -85,25 +94,31 @@ template <HasPolicy P, Backend B> class StreamedStep {
 
   /// Makes weights and moments those after the last step.
   void flush() {
+    require_whole();
     if constexpr (deferred)
       if (pending_) walk<StreamPass::flush>();
     pending_ = false;
   }
 
-  /// The states between steps; to be called after flush().
-  StreamStore<P>& store() { return store_; }
+  /// StreamStore::visit() of all states as they are after the last step. Where a write fails, every
+  /// later call throws.
+  template <StreamAccess Access, class F> void visit(F&& f) {
+    flush();
+    constexpr bool writes = Access == StreamAccess::change || Access == StreamAccess::replace;
+    broken_ = writes;
+    store_.template visit<Access>(f);
+    broken_ = false;
+    if constexpr (writes) weights_changed();
+  }
+  const StreamStore<P>& store() const { return store_; }
   const StreamLanes& lanes() const { return lanes_; }
   bytes bytes_down() const { return down_.carried(); }
   bytes bytes_up() const { return up_.carried(); }
 
-  /// To be called after weights were written to the store from outside.
-  void weights_changed() {
-    if constexpr (homes_of(P::policy).weights_stay_on_device)
-      for (int unit = 1; unit < units.count(); ++unit)
-        store_.load(unit, reinterpret_cast<float*>(map_.weights(unit, unit)), nullptr, nullptr);
-  }
+  const LossScaleState& loss_scale() const { return loss_scale_; }
+  void restore(const LossScaleState& scale) { loss_scale_ = scale; }
 
-  /// Of the last micro-batch: (sentences), and (sentences, labels) after evaluate().
+  /// Of the micro-batch that see() is called for: (sentences), and (sentences, labels).
   std::span<const float> losses() { return of_head<float>(loss_op().outputs[0], 1); }
   std::span<const std::int32_t> predictions() {
     return of_head<std::int32_t>(loss_op().outputs[1], 1);
@@ -123,12 +138,26 @@ template <HasPolicy P, Backend B> class StreamedStep {
   template <StreamPass Pass> void walk() {
     static_assert(sizeof(typename CheckStream<P, Pass>::check));
     static constexpr const auto& table = StreamTableOf<P, Pass>::table;
-    if (broken_)
-      throw Error("step " + std::to_string(numbers_.step + 1), "an earlier step has failed",
-                  "Resume from the last checkpoint, which is unharmed");
+    require_whole();
     broken_ = true;
     lanes_.walk({table.rows, std::size_t(table.size)});
     broken_ = false;
+  }
+  void require_whole() const {
+    if (broken_)
+      throw Error("step " + std::to_string(numbers_.step + 1), "an earlier step has failed",
+                  "Resume from the last checkpoint, which is unharmed");
+  }
+
+  /// Where weights stay on the device: their copy there, from their home.
+  void weights_changed() {
+    if constexpr (homes_of(P::policy).weights_stay_on_device)
+      store_.template visit<StreamAccess::read_weights>([&](int unit, int piece, auto& states) {
+        if (unit == StreamUnits::word_table) return;
+        const StreamUnit& u = units.of(unit);
+        move(map_.weights(unit, unit) + 4 * piece * u.piece, raw(states[0]),
+             4 * u.elements_of(piece));
+      });
   }
 
   // the batch ------------------------------------------------------------------------------------
@@ -136,14 +165,18 @@ template <HasPolicy P, Backend B> class StreamedStep {
   /// The next micro-batches, with ids of words replaced by their row among those that are read.
   template <Feed F> bool take(F& feed, int most) {
     filled_ = feed.open(most);
-    std::uint32_t ordinal = 0;
-    for (int i = 0; i < filled_; ++i) {
-      feed.fill(i, batches_[std::size_t(i)], ordinal);
-      ordinal += std::uint32_t(feed.sentences(i));
+    for (int turn = 0; turn < most; ++turn) {
+      if (!exists(turn)) continue;
+      std::uint32_t ordinal = 0;
+      for (int i = 0; i < which(turn); ++i) ordinal += std::uint32_t(feed.sentences(i));
+      feed.fill(which(turn), batches_[std::size_t(turn)], ordinal);
     }
     number_words();
     return filled_ > 0;
   }
+  /// The micro-batch of a turn, of those that were opened; an epoch's last step may have fewer.
+  int which(int turn) const { return training_ ? split.micro_batch(0, turn) : turn; }
+  bool exists(int turn) const { return which(turn) < filled_; }
   void number_words() {
     std::fill(is_read_.begin(), is_read_.end(), char{0});
     is_read_[0] = 1;  // the padding row, which gets no gradient, is row 0 of any table
@@ -158,19 +191,18 @@ template <HasPolicy P, Backend B> class StreamedStep {
     map_.use_word_rows(int(rows_.size()));
   }
   template <class F> void each_token(F&& f) {
-    for (int i = 0; i < filled_; ++i)
-      for (int r = 0; r < batches_[std::size_t(i)].rows; ++r)
-        f(batches_[std::size_t(i)].token_ids[r]);
+    for (int turn = 0; turn < policy.batch.accumulation; ++turn)
+      for (int r = 0; exists(turn) && r < batches_[std::size_t(turn)].rows; ++r)
+        f(batches_[std::size_t(turn)].token_ids[r]);
   }
 
   // jobs -----------------------------------------------------------------------------------------
 
   void run(const StreamJob& j) {
-    const bool exists = j.micro < filled_;  // the last step of an epoch may have fewer
+    const bool exists = this->exists(j.micro);
     switch (j.task) {
       case StreamTask::compute:
-        if (exists) compute(j);
-        return;
+        return exists ? compute(j) : nothing(j);
       case StreamTask::deliver:
         return deliver(j);
       case StreamTask::deliver_rows:
@@ -203,7 +235,7 @@ template <HasPolicy P, Backend B> class StreamedStep {
       case StreamTask::judge:
         return judge();
       case StreamTask::read:
-        return store_.read(j, j.all_states && updates());
+        return store_.read(j, j.all_states && (!deferred || pending_));
       case StreamTask::read_kept:
         if (exists) store_.read_kept(j);
         return;
@@ -217,8 +249,8 @@ template <HasPolicy P, Backend B> class StreamedStep {
         return;
     }
   }
-  /// Before the first step that defers its update there is none to make.
-  bool updates() const { return !deferred || pending_; }
+  /// Before the first step that defers its update there is none to make, nor after a skipped one.
+  bool updates() const { return deferred ? pending_ : !result_.skipped; }
 
   template <class T> static std::byte* raw(T* values) {
     return reinterpret_cast<std::byte*>(values);
@@ -260,12 +292,16 @@ template <HasPolicy P, Backend B> class StreamedStep {
 
   void compute(const StreamJob& j) {
     last_ = &batches_[std::size_t(j.micro)];
-    map_.use(j.weights, j.gradients, j.region);
-    const MicroBatch m{.batch = *last_,
-                       .seed = numbers_.seed,
-                       .step = std::uint32_t(numbers_.step),
-                       .training = training_,
-                       .accumulate = j.micro > 0};
+    map_.use(j.weights, j.gradients, j.region, sum_of(j.micro));
+    compute(j, {.batch = *last_,
+                .seed = numbers_.seed,
+                .step = std::uint32_t(numbers_.step),
+                .training = training_,
+                .accumulate = j.micro > 0 && !split.layout_invariant,
+                .loss_scale = loss_scale_.scale});
+    fold(j);
+  }
+  void compute(const StreamJob& j, const MicroBatch& m) {
     switch (j.turn) {
       case StreamTurn::embed:
         run(graph.forward_embedding, 0, m);
@@ -296,9 +332,15 @@ template <HasPolicy P, Backend B> class StreamedStep {
   void head(const StreamJob& j, const MicroBatch& m) {
     take_over({graph.stream}, layers, j.micro);
     run(graph.forward_head, layers, m);
-    count();
-    if (!training_) return;
-    if (!std::isfinite(result_.loss_sum)) throw_not_finite("the sum of losses");
+    if (!training_) {
+      StepResult own;  // added up as the resident step's are
+      count(own);
+      result_ += own;
+      return see_(j.micro);
+    }
+    count(result_);
+    if (!std::isfinite(result_.loss_sum))
+      throw_not_finite("the losses of micro-batch " + std::to_string(j.micro + 1));
     run(graph.backward_head, layers, m);
     hand_on({graph.d_stream}, layers, j.micro);
   }
@@ -313,19 +355,19 @@ template <HasPolicy P, Backend B> class StreamedStep {
     if (j.first + j.ops == backward_ops(graph, policy)) hand_on({graph.d_stream}, j.layer, j.micro);
   }
   /// Adds the micro-batch's losses, in the order of its sentences.
-  void count() {
+  void count(StepResult& result) {
     const BatchView& b = *last_;
     for (int s = 0; s < b.sentences; ++s) {
       const std::int64_t length = b.lengths[s], rows = b.first_row[s + 1] - b.first_row[s];
-      result_.tokens += length;
-      result_.attended += length * rows;
+      result.tokens += length;
+      result.attended += length * rows;
       if (b.labels[s] < 0) continue;
-      result_.loss_sum += losses()[std::size_t(s)];
-      result_.correct += predictions()[std::size_t(s)] == b.labels[s];
-      ++result_.sentences;
+      result.loss_sum += losses()[std::size_t(s)];
+      result.correct += predictions()[std::size_t(s)] == b.labels[s];
+      ++result.sentences;
     }
-    result_.rows += b.rows;
-    ++result_.micro_batches;
+    result.rows += b.rows;
+    ++result.micro_batches;
   }
   void run(const Program& program, int layer, const MicroBatch& m) {
     for (const Op& op : program.ops) dispatch_.run(op, program.segment, layer, m);
@@ -345,21 +387,51 @@ template <HasPolicy P, Backend B> class StreamedStep {
     std::memcpy(to, from, std::size_t(size));
   }
 
+  // partial sums of gradients, as Step has them --------------------------------------------------
+
+  static int sum_of(int turn) { return split.layout_invariant ? std::popcount(unsigned(turn)) : 0; }
+  /// Adds whole nodes of the tree to their neighbours.
+  void fold(const StreamJob& j) {
+    if (!split.layout_invariant || j.gradients < 0) return;
+    const int last = sum_of(j.micro), whole = std::countr_zero(unsigned(j.micro) + 1);
+    for (int sum = last; sum > last - whole; --sum)
+      each_stretch(j, sum, [&](float* from, bytes back, std::int64_t count) {
+        backend_.run(CastBackward<float>{from - back / 4, from, int(count / 16), 16, true});
+      });
+  }
+  /// A turn for which the epoch had no micro-batch left adds nothing.
+  void nothing(const StreamJob& j) {
+    if (!split.layout_invariant || j.gradients < 0) return;
+    each_stretch(j, sum_of(j.micro), [&](float* from, bytes, std::int64_t count) {
+      backend_.run(Clear{from, 4 * count});
+    });
+    fold(j);
+  }
+  /// Calls f(first element, bytes back to the sum before, elements) for what a unit's job sums.
+  template <class F> void each_stretch(const StreamJob& j, int sum, F&& f) {
+    f(reinterpret_cast<float*>(map_.gradients(j.gradients, sum)), plan.gradient_sum,
+      units.of(j.unit).gradient / 4);
+    if (j.turn == StreamTurn::embed_backward)
+      f(map_.word_row_gradients(sum), plan.word_rows.size,
+        std::int64_t(rows_.size()) * policy.model.hidden);
+  }
+
   // gradients and update -------------------------------------------------------------------------
 
-  /// Calls f(parameter, first element in the piece, elements, byte in the piece's gradients) for
-  /// the part of each parameter that lies in a piece.
-  template <class F> static void each_part(int unit, int piece, F&& f) {
-    const StreamUnit& u = units.of(unit);
-    const std::int64_t begin = piece * u.piece, end = begin + u.elements_of(piece);
-    const bytes start = gradient_at(graph.parameters, policy, u, begin);
-    for (int i = u.first; i < u.first + u.count; ++i) {
-      const Parameter& p = graph.parameters.rows[i];
-      const std::int64_t at = p.offset - u.start, from = std::max(at, begin),
-                         to = std::min(at + p.elements(), end);
-      if (from < to)
-        f(p, from - begin, to - from, gradient_at(graph.parameters, policy, u, from) - start);
-    }
+  /// Calls f(parameter, first element in the piece, elements, its gradient) for the part of each
+  /// parameter that lies in a piece with these gradients.
+  template <class F>
+  static void each_gradient(const StreamJob& j, const std::byte* gradients, F&& f) {
+    const StreamUnit& u = units.of(j.unit);
+    const auto byte_of = [&](std::int64_t element) {
+      return gradient_at(graph.parameters, policy, u, j.piece * u.piece + element);
+    };
+    each_part(graph.parameters, u, j.piece,
+              [&](int row, std::int64_t, std::int64_t first, std::int64_t count) {
+                const Parameter& p = graph.parameters.rows[row];
+                typed(p, gradients + byte_of(first) - byte_of(0),
+                      [&](const auto* gradient) { f(p, first, count, gradient); });
+              });
   }
   /// f(pointer) with the gradient's own type.
   template <class F> static void typed(const Parameter& p, const std::byte* gradient, F&& f) {
@@ -373,19 +445,26 @@ template <HasPolicy P, Backend B> class StreamedStep {
     cpu::compute(SumOfSquaresOf<G>{&square_sum_, values, count}, host_threads);
   }
   void norm(const StreamJob& j) {
-    const std::byte* gradients = store_.collected(j.unit, j.piece, j.slot);
-    each_part(j.unit, j.piece, [&](const Parameter& p, std::int64_t, std::int64_t count, bytes at) {
-      typed(p, gradients + at, [&](const auto* g) { add_squares(g, count); });
-    });
+    each_gradient(j, store_.collected(j.unit, j.piece, j.slot),
+                  [&](const Parameter& p, std::int64_t, std::int64_t count, const auto* gradient) {
+                    add_squares(gradient, count);
+                    if (square_sum_.not_finite != 0 && first_bad_.empty())
+                      first_bad_ = "gradient of " + tensor_name(p, units.layer(j.unit));
+                  });
   }
+  /// As Step::decide().
   void judge() {
-    const double mean = 1.0 / double(result_.sentences);
+    const double mean = 1.0 / (double(result_.sentences) * double(loss_scale_.scale));
     result_.gradient_norm = std::sqrt(square_sum_.value()) * mean;
-    if (!std::isfinite(result_.gradient_norm)) throw_not_finite("the gradient's norm");
-    const double clip =
-        numbers_.clip > 0 ? std::fmin(1.0, numbers_.clip / (result_.gradient_norm + 1e-6)) : 1.0;
-    gradient_scale_ = float(mean * clip);
-    if (!deferred) update_numbers_ = numbers_;
+    constexpr const LossScale& by = P::policy.precision.loss_scale;
+    result_.skipped = !std::isfinite(result_.gradient_norm);
+    if (result_.skipped && an_overflow_is_final(loss_scale_, by))
+      throw_not_finite(first_bad_.empty() ? "the gradient's norm" : first_bad_);
+    loss_scale_ = loss_scale_after(loss_scale_, by, result_.skipped);
+    const double bound = numbers_.clip / (result_.gradient_norm + 1e-6);
+    gradient_scale_ = float(mean * (numbers_.clip > 0 ? std::fmin(1.0, bound) : 1.0));
+    update_numbers_ = numbers_;
+    updates_ = numbers_.step - loss_scale_.skipped_steps;
   }
 
   void update(const StreamJob& j) {
@@ -395,27 +474,26 @@ template <HasPolicy P, Backend B> class StreamedStep {
     float* weights = store_.state(State::weight, j.unit, j.piece, j.slot);
     float* first_moment = store_.state(State::first_moment, j.unit, j.piece, j.slot);
     float* second_moment = store_.state(State::second_moment, j.unit, j.piece, j.slot);
-    each_part(j.unit, j.piece,
-              [&](const Parameter& p, std::int64_t first, std::int64_t count, bytes at) {
-                typed(p, gradients + at, [&]<class G>(const G* gradient) {
-                  const AdamWUpdateOf<G> call{.weight = weights + first,
-                                              .first_moment = first_moment + first,
-                                              .second_moment = second_moment + first,
-                                              .gradient = gradient,
-                                              .count = count,
-                                              .kind = policy.optimizer.kind,
-                                              .learning_rate = float(update_numbers_.learning_rate),
-                                              .beta1 = policy.optimizer.beta1,
-                                              .beta2 = policy.optimizer.beta2,
-                                              .epsilon = policy.optimizer.epsilon,
-                                              .weight_decay = decays(p, policy.optimizer.decay)
-                                                                  ? update_numbers_.weight_decay
-                                                                  : 0.0f,
-                                              .gradient_scale = gradient_scale_,
-                                              .t = update_numbers_.step + 1};
-                  cpu::compute(call, host_threads);
-                });
-              });
+    each_gradient(j, gradients,
+                  [&]<class G>(const Parameter& p, std::int64_t first, std::int64_t count,
+                               const G* gradient) {
+                    const AdamWUpdateOf<G> call{
+                        .weight = weights + first,
+                        .first_moment = first_moment + first,
+                        .second_moment = second_moment + first,
+                        .gradient = gradient,
+                        .count = count,
+                        .kind = policy.optimizer.kind,
+                        .learning_rate = float(update_numbers_.learning_rate),
+                        .beta1 = policy.optimizer.beta1,
+                        .beta2 = policy.optimizer.beta2,
+                        .epsilon = policy.optimizer.epsilon,
+                        .weight_decay =
+                            decays(p, policy.optimizer.decay) ? update_numbers_.weight_decay : 0.0f,
+                        .gradient_scale = gradient_scale_,
+                        .t = updates_ + 1};
+                    cpu::compute(call, host_threads);
+                  });
   }
   /// A piece of the word table's gradient: zero but for the rows that a batch has read.
   float* gradient_of_words(const StreamJob& j) {
@@ -429,12 +507,14 @@ template <HasPolicy P, Backend B> class StreamedStep {
   }
 
   [[noreturn]] void throw_not_finite(const std::string& what) const {
-    throw Error("step " + std::to_string(numbers_.step + 1), what + " is not a finite number",
+    throw Error("step " + std::to_string(numbers_.step + 1),
+                "the loss is not a finite number; the first that is seen not to be: " + what,
                 "Lower the learning rate or resume from the last checkpoint, which is unharmed");
   }
 
   static constexpr cpu::Threads host_threads{1};  // beside the device's own
 
+  B& backend_;
   Map map_;
   StreamStore<P> store_;
   Single nobody_;
@@ -448,8 +528,12 @@ template <HasPolicy P, Backend B> class StreamedStep {
   std::vector<std::int32_t> rows_, gradient_rows_;  // words that are read; those with a gradient
   StepNumbers numbers_, update_numbers_;
   StepResult result_;
+  std::function<void(int)> see_;  // what evaluate() was given
   ExactSum square_sum_;
+  std::string first_bad_;  // gradient, in the order of backward
   float gradient_scale_ = 0;
+  std::int64_t updates_ = 0;  // before the one to come
+  LossScaleState loss_scale_ = first_loss_scale(P::policy.precision.loss_scale);
   bool training_ = true, pending_ = false, broken_ = false;
   StreamLanes lanes_;
 };

@@ -2,20 +2,21 @@
 #pragma once
 
 #include <ctrain/backend/backend.hpp>
+#include <ctrain/backend/comm/single.hpp>
 #include <ctrain/backend/default.hpp>
 #include <ctrain/policy/rules.hpp>
+#include <ctrain/schedule/check.hpp>
 #include <ctrain/trainer/initialize.hpp>
+#include <ctrain/trainer/state_dict.hpp>
 #include <ctrain/trainer/streamed_step.hpp>
-#include <ctrain/trainer/trainer.hpp>
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
 namespace ctrain {
 
-/// Like Trainer, for policies with offload. States are visited unit by unit, since they are never
-/// all in memory.
+/// What Trainer is, for policies with offload. States are visited piece by piece where they pass
+/// through the plan's memory, so that no checkpoint needs more of it than a step.
 template <HasPolicy P, Backend B = DefaultBackend> class StreamedTrainer : Check<P> {
   static_assert(P::policy.offload.any(), "a policy that offloads nothing is trained by Trainer<P>");
 
@@ -28,64 +29,63 @@ template <HasPolicy P, Backend B = DefaultBackend> class StreamedTrainer : Check
   /// Takes memory and disk. Weights are new ones drawn from `seed`; optimizer state is zero.
   explicit StreamedTrainer(const StreamOptions& options = {}, std::uint64_t seed = P::policy.seed)
       : step_(backend_, options) {
-    for (int unit = 0; unit < units.count(); ++unit) {
-      std::vector<float> weights(std::size_t(units.of(unit).elements));
-      each_tensor(unit, weights.data(), nullptr, nullptr, [&](const NamedTensor& t) {
-        initialize(graph.parameters.rows[t.parameter], t.name, seed, policy.model.initializer_range,
-                   0, t.count, t.weight);
-      });
-      step_.store().save(unit, weights.data(), nullptr, nullptr);
-    }
-    step_.weights_changed();
+    visit<StreamAccess::replace>({State::weight}, [&](State, const TensorPart& part) {
+      initialize(graph.parameters.rows[part.parameter], part.name, seed,
+                 policy.model.initializer_range, part.first, part.count, part.data);
+    });
   }
   StreamedTrainer(const StreamedTrainer&) = delete;
   StreamedTrainer& operator=(const StreamedTrainer&) = delete;
 
   StreamedStep<P, B>& step() { return step_; }
   B& backend() { return backend_; }
+  Single& communicator() { return alone_; }
+  /// Bytes of memory, as planned. All of it is taken at start.
+  bytes memory() const { return plan.device() + plan.host(); }
+  bytes high_water() const { return memory(); }
 
-  /// Calls f(tensor) for every tensor of the state dict, in the order of the flat vector, with its
-  /// weight and moments as they are after the last step. With `Writes`, what f changes is kept.
-  template <bool Writes = false, class F> void visit(F&& f) {
-    step_.flush();
-    for (int unit = 0; unit < units.count(); ++unit) {
-      std::vector<float> states[3];
-      for (auto& s : states) s.resize(std::size_t(units.of(unit).elements));
-      step_.store().load(unit, states[0].data(), states[1].data(), states[2].data());
-      each_tensor(unit, states[0].data(), states[1].data(), states[2].data(), f);
-      if (Writes) step_.store().save(unit, states[0].data(), states[1].data(), states[2].data());
-    }
-    if (Writes) step_.weights_changed();
+  static std::vector<LogicalTensor> state_dict() { return state_dict_of(graph.parameters); }
+
+  /// Calls visit(state, part) for all of these states as they are after the last step; part.data is
+  /// good until it returns. Parts are pieces of the plan: a tensor can come in several.
+  template <class Visit> void read_states(const std::vector<State>& states, Visit&& visit) {
+    if (states == std::vector{State::weight})
+      this->visit<StreamAccess::read_weights>(states, visit);
+    else
+      this->visit<StreamAccess::read>(states, visit);
+  }
+  /// The same for a visit that writes.
+  template <class Visit> void write_states(const std::vector<State>& states, Visit&& visit) {
+    this->visit<StreamAccess::change>(states, visit);
+  }
+
+  template <Feed F, class See> bool evaluate(F& feed, StepResult& result, See&& see) {
+    return step_.evaluate(feed, result, see);
   }
 
  private:
-  template <class F>
-  static void each_tensor(int unit, float* weights, float* first_moment, float* second_moment,
-                          F&& f) {
-    const StreamUnit& u = units.of(unit);
-    const auto at = [&](float* values, const Parameter& p) {
-      return values == nullptr ? nullptr : values + (p.offset - u.start);
-    };
-    for (int i = u.first; i < u.first + u.count; ++i) {
-      const Parameter& p = graph.parameters.rows[i];
-      const std::string prefix =
-          u.segment == Segment::block
-              ? "bert.encoder.layer." + std::to_string(units.layer(unit)) + "."
-              : "";
-      f(NamedTensor{.name = prefix + std::string(p.name),
-                    .shape = p.vector ? std::vector<std::int64_t>{p.cols}
-                                      : std::vector<std::int64_t>{p.rows, p.cols},
-                    .weight = at(weights, p),
-                    .gradient = nullptr,
-                    .gradient_type = gradient_type(p, policy),
-                    .first_moment = at(first_moment, p),
-                    .second_moment = at(second_moment, p),
-                    .count = p.elements(),
-                    .parameter = i});
-    }
+  template <StreamAccess Access, class Visit>
+  void visit(const std::vector<State>& states, Visit&& visit) {
+    step_.template visit<Access>([&](int unit, int piece, float* const(&values)[3]) {
+      each_part(graph.parameters, units.of(unit), piece,
+                [&](int row, std::int64_t first, std::int64_t at, std::int64_t count) {
+                  const Parameter& p = graph.parameters.rows[row];
+                  TensorPart part{.name = tensor_name(p, units.layer(unit)),
+                                  .shape = whole_shape(p, 1),
+                                  .first = first,
+                                  .count = count,
+                                  .parameter = row,
+                                  .layer = units.layer(unit)};
+                  for (const State state : states) {
+                    part.data = values[int(state)] + at;
+                    visit(state, part);
+                  }
+                });
+    });
   }
 
   B backend_;
+  Single alone_;
   StreamedStep<P, B> step_;
 };
 

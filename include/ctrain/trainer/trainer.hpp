@@ -9,6 +9,7 @@
 #include <ctrain/schedule/check.hpp>
 #include <ctrain/trainer/initialize.hpp>
 #include <ctrain/trainer/memory_map.hpp>
+#include <ctrain/trainer/state_dict.hpp>
 #include <ctrain/trainer/step.hpp>
 
 #include <cstdint>
@@ -36,22 +37,6 @@ struct NamedTensor {
     if (gradient_type == DType::fp16) return float(static_cast<const fp16*>(gradient)[i]);
     return static_cast<const float*>(gradient)[i];
   }
-};
-
-/// A tensor of the state dict of the whole model.
-struct LogicalTensor {
-  std::string name;  // Hugging Face's
-  std::vector<std::int64_t> shape;
-};
-
-/// Consecutive elements of a tensor of the state dict that one rank holds.
-struct TensorPart {
-  std::string name{};                 // Hugging Face's
-  std::vector<std::int64_t> shape{};  // of the whole tensor
-  std::int64_t first = 0, count = 0;  // of its elements, row-major
-  float* data = nullptr;
-  int parameter = 0, layer = 0;  // row of the parameter table
-  bool is_mine = true;           // of the ranks that hold it, this one writes it to files
 };
 
 /// One rank's share of the weights, gradients and optimizer state of P's model in one arena, and
@@ -92,7 +77,7 @@ class Trainer : Check<P> {
     each_run([&](const Run& run) {
       const Parameter& p = graph.parameters.rows[run.parameter];
       all.push_back({.name = name_of(run),
-                     .shape = shape_of(p),
+                     .shape = whole_shape(p, 1),
                      .weight = host(map_.at(State::weight, run)),
                      .gradient = host(map_.gradient(run.parameter, run.layer)),
                      .gradient_type = gradient_type(p, policy),
@@ -106,12 +91,7 @@ class Trainer : Check<P> {
 
   /// The state dict, whatever this rank has of it.
   static std::vector<LogicalTensor> state_dict() {
-    std::vector<LogicalTensor> all;
-    for (int unit = 0; unit < policy.model.layers + 2; ++unit)
-      for (int i = 0; i < graph.parameters.rows.size; ++i)
-        if (graph.parameters.rows[i].segment == segment_of(graph.parameters, unit))
-          all.push_back({Faults<P, B>::name_of(i, unit - 1), shape_of(graph.parameters.rows[i])});
-    return all;
+    return state_dict_of(graph.parameters, policy.parallel.tensor);
   }
 
   /// What this rank holds of one state, for a host to read and write.
@@ -127,7 +107,7 @@ class Trainer : Check<P> {
           count = slice.run(p, at, end);
           all.push_back(
               {.name = name_of(run),
-               .shape = shape_of(p),
+               .shape = whole_shape(p, policy.parallel.tensor),
                .first = slice.logical(p, at),
                .count = count,
                .data = host(map_.at(state, run)) + (at - run.first),
@@ -161,13 +141,34 @@ class Trainer : Check<P> {
                         .layer = run.layer,
                         .is_mine = is_error(buffer) || map_.at().data == 0};
         if (buffer == OptimizerBuffer::moving_variance)
-          part.shape = shape_of(graph.parameters.rows[run.parameter]);
+          part.shape = whole_shape(graph.parameters.rows[run.parameter], policy.parallel.tensor);
         if (buffer == OptimizerBuffer::worker_error) part.shape = {traffic.ranks, place.count};
         if (buffer == OptimizerBuffer::server_error) part.shape = {layout.padded()};
         if (is_error(buffer)) part.first = map_.at().data * place.count;
         all.push_back(std::move(part));
       });
     return all;
+  }
+
+  /// Calls visit(state, part) for what this rank holds of these states. Where a trainer keeps them
+  /// elsewhere, part.data is good until visit returns.
+  template <class Visit> void read_states(const std::vector<State>& states, Visit&& visit) {
+    fetch_state();
+    for (const State state : states)
+      for (const TensorPart& part : parts(state)) visit(state, part);
+  }
+  /// The same for a visit that writes.
+  template <class Visit> void write_states(const std::vector<State>& states, Visit&& visit) {
+    read_states(states, visit);
+    weights_changed();
+  }
+
+  /// Step::evaluate(), which calls see(i) if this rank has evaluated the i-th of the micro-batches
+  /// that were opened; the step's predictions() and the like are then of that one.
+  template <Feed F, class See> bool evaluate(F& feed, StepResult& result, See&& see) {
+    if (!step_.evaluate(feed, result)) return false;
+    if (step_.evaluated() >= 0) see(step_.evaluated());
+    return true;
   }
 
   /// Draws the weights that `choose(part)` names anew.
@@ -194,6 +195,9 @@ class Trainer : Check<P> {
 
   const MemoryPlan& plan() const { return map_.plan(); }
   Step<P, B, C>& step() { return step_; }
+  /// Bytes of memory, as planned and as asked for so far.
+  bytes memory() const { return plan().arena(); }
+  bytes high_water() const { return map_.arena().high_water(); }
   C& communicator() { return communicator_; }
   B& backend() { return backend_; }
   ArenaOf<B>& arena() { return map_.arena(); }
@@ -209,13 +213,7 @@ class Trainer : Check<P> {
     for (int b = map_.layout().buckets.size - 1; b >= 0; --b) map_.each_run(b, false, visit);
   }
   static std::string name_of(const Run& run) {
-    return Faults<P, B>::name_of(run.parameter, run.layer);
-  }
-  /// Of the whole tensor.
-  static std::vector<std::int64_t> shape_of(const Parameter& p) {
-    const Slice whole = slice_of(p, 0, policy.parallel.tensor);
-    if (p.vector) return {whole.cols};
-    return {whole.rows, whole.cols};
+    return tensor_name(graph.parameters.rows[run.parameter], run.layer);
   }
 
   /// Lets a backend that prepares its products per shape do so now, for every shape a step can ask

@@ -1,6 +1,6 @@
 // Two ranks cannot stream.
 // ERRORS: 1
-// EXPECT: error: .*invalid policy: only a single rank streams its states
+// EXPECT: error: .*invalid policy: the table of a streamed step is that of one device and its link
 // EXPECT: offload_is_for_one_rank(<true, 2>|.*with [A-Za-z]+=true, [A-Za-z]+=2\])
 #include <ctrain/policy/presets.hpp>
 #include <ctrain/policy/rules.hpp>

@@ -48,7 +48,6 @@ template <Parallel Ranks, int Stage> Layout layout(std::string name) {
               if (!from.empty()) {
                 if (load_checkpoint(from, trainer).step != first)
                   throw Error(from, "has another step", "See who wrote it");
-                trainer.weights_changed();
               }
               ranks::Sentences feed{P::policy.batch, P::policy.model.vocabulary};
               feed.next = 8 * first;

@@ -62,14 +62,14 @@ TEST_CASE("io.safetensors.reads_what_the_python_library_wrote") {
   CHECK(values_of(file, "scalar") == std::vector<float>{2.5f});
   CHECK(values_of(file, "empty").empty());
   CHECK(values_of(file, "词.\"quoted\"\n") == ramp(5, 1));
-  const ctrain::TensorView integers = file.view("long");
+  const ctrain::StoredTensor integers = file.stored("long");
   CHECK(integers.type == StoredType::i64);
   std::int64_t numbers[3];
-  REQUIRE(integers.bytes == sizeof numbers);
-  std::memcpy(numbers, integers.data, sizeof numbers);
+  REQUIRE(integers.data.size() == sizeof numbers);
+  std::memcpy(numbers, integers.data.data(), sizeof numbers);
   CHECK((numbers[0] == -1 && numbers[1] == 0 && numbers[2] == 1));
-  CHECK(file.view("flags").type == StoredType::boolean);
-  CHECK(file.view("bytes").data[2] == std::byte{255});
+  CHECK(file.stored("flags").type == StoredType::boolean);
+  CHECK(file.stored("bytes").data[2] == std::byte{255});
 }
 
 TEST_CASE("io.safetensors.writes_the_bytes_that_the_python_library_writes") {
@@ -77,10 +77,10 @@ TEST_CASE("io.safetensors.writes_the_bytes_that_the_python_library_writes") {
   const auto golden = scratch::golden("python.safetensors");
   const SafeTensors file(golden);
   std::vector<TensorToSave> tensors;
+  std::vector<ctrain::StoredTensor> stored;
   for (const std::string& name : file.names()) {
-    const ctrain::TensorView view = file.view(name);
-    tensors.push_back(ctrain::tensor_in_memory(name, view.type,
-                                               {view.shape.begin(), view.shape.end()}, view.data));
+    const ctrain::StoredTensor& t = stored.emplace_back(file.stored(name));
+    tensors.push_back(ctrain::tensor_in_memory(name, t.type, t.shape, t.data.data()));
   }
   std::reverse(tensors.begin(), tensors.end());  // the writer finds the order itself
   ctrain::write_safetensors(folder.path / "ours.safetensors", tensors, file.metadata());
@@ -165,7 +165,7 @@ TEST_CASE("io.safetensors.reads_only_floats_and_only_into_the_right_size") {
   CHECK_THAT(error_of([&] { file.read("b.float", values, 5); }),
              Catch::Contains("\"b.float\" has shape [2, 3], but the model needs 5 elements"));
   CHECK_THAT(error_of([&] { file.read("long", values, 3); }), Catch::Contains("is stored as I64"));
-  CHECK_THAT(error_of([&] { file.view("absent"); }), Catch::Contains("there is no tensor"));
+  CHECK_THAT(error_of([&] { file.stored("absent"); }), Catch::Contains("there is no tensor"));
 }
 
 TEST_CASE("io.safetensors.rejects_a_file_that_is_cut") {

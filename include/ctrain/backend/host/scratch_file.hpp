@@ -9,15 +9,16 @@
 #include <cstring>
 #include <filesystem>
 #include <string>
-#include <utility>
+#include <system_error>
 
 #include <fcntl.h>
 #include <unistd.h>
 
 namespace ctrain {
 
-/// Nothing but this process sees it: its name is taken away at once, so that however the process
-/// ends, the disk is free again. Offsets, sizes and addresses are multiples of `block`.
+/// Nothing but this process sees it: it never has a name, so that however the process ends, the
+/// disk is free again. All of its room is taken at start: a disk that fills up later does not stop
+/// a run. Offsets, sizes and addresses are multiples of `block`.
 class ScratchFile {
  public:
   static constexpr bytes block = 4096;
@@ -25,15 +26,16 @@ class ScratchFile {
   /// Makes a file of `size` bytes in `directory`. Throws Error where that cannot be, above all if
   /// the disk has no room for all of it.
   ScratchFile(const std::filesystem::path& directory, bytes size)
-      : place_((directory / "ctrain-offload").string()), size_(size) {
-    open_unnamed(directory);
+      : place_((directory / "ctrain-offload").string()), size_(size), file_(open_in(directory)) {
+    if (file_ < 0)
+      throw Error(place_, std::string("no file can be made there (") + std::strerror(errno) + ")",
+                  "Name a directory that exists and may be written (--offload_dir)");
+    const int flags = ::fcntl(file_, F_GETFL);
+    direct_ = ::fcntl(file_, F_SETFL, flags | O_DIRECT) == 0;
     if (size == 0) return;
     if (const int error = posix_fallocate(file_, 0, size); error != 0) {
       ::close(file_);
-      throw Error(place_,
-                  "the disk has no room for the " + std::to_string(size) +
-                      " bytes that this policy keeps there (" + std::strerror(error) + ")",
-                  "Free as much, name another directory, or set offload to OffloadTo::host");
+      throw no_room(directory, error);
     }
   }
   ScratchFile(const ScratchFile&) = delete;
@@ -65,16 +67,27 @@ class ScratchFile {
   }
 
  private:
-  void open_unnamed(const std::filesystem::path& directory) {
-    std::string name = (directory / "ctrain-offload-XXXXXX").string();
-    file_ = ::mkstemp(name.data());
-    if (file_ < 0)
-      throw Error(place_, std::string("no file can be made there (") + std::strerror(errno) + ")",
-                  "Name a directory that exists and may be written");
-    const int direct = ::open(name.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC);
-    ::unlink(name.c_str());
-    direct_ = direct >= 0;
-    if (direct_) ::close(std::exchange(file_, direct));
+  /// A file without a name, or -1 and errno.
+  static int open_in(const std::filesystem::path& directory) {
+    const int file = ::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (file >= 0 || (errno != EOPNOTSUPP && errno != EISDIR)) return file;
+    std::string name = (directory / "ctrain-offload-XXXXXX").string();  // the file system is old
+    const int named = ::mkostemp(name.data(), O_CLOEXEC);
+    if (named >= 0) ::unlink(name.c_str());
+    return named;
+  }
+  Error no_room(const std::filesystem::path& directory, int error) const {
+    std::error_code unknown;
+    const std::filesystem::space_info space = std::filesystem::space(directory, unknown);
+    const std::string free =
+        unknown ? std::string() : "; " + std::to_string(space.available) + " are free";
+    return {place_,
+            "the disk has no room for the " + std::to_string(size_) +
+                " bytes that this policy keeps there (" + std::strerror(error) + free + ")",
+            error == EFBIG
+                ? "Raise the file size limit (ulimit -f), or name another directory (--offload_dir)"
+                : "Free as much, name another directory (--offload_dir), or set offload to "
+                  "OffloadTo::host"};
   }
   [[noreturn]] void fail(const char* doing, ssize_t result, const std::string& what,
                          bytes offset) const {
