@@ -5,16 +5,21 @@
 //
 //   bench_offload [--data_dir DIR] [--vocab_path FILE] [--directory DIR] [--steps N]
 //                 [--limit_GiB N] [--run both|streamed|resident] [--json FILE]
-#include <ctrain/core/checksum.hpp>
+#include <ctrain/backend/host/scratch_file.hpp>
+#include <ctrain/core/hash.hpp>
 #include <ctrain/io/dataset.hpp>
 #include <ctrain/io/sampler.hpp>
 #include <ctrain/trainer/streamed_trainer.hpp>
+#include <ctrain/trainer/trainer.hpp>
 
+#include <bit>
 #include <chrono>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "options.hpp"
 #include "shapes.hpp"
@@ -61,10 +66,24 @@ struct Pairs {
   Dataset data;
 };
 
-/// One number for all weights and moments of a tensor.
-void add_bits(Hash& hash, const NamedTensor& t) {
-  for (const float* values : {t.weight, t.first_moment, t.second_moment})
-    hash.add(checksum(values, sizeof(float) * std::size_t(t.count)));
+/// One number for all weights and moments, in whatever parts they come: of each element, its
+/// tensor, place and bits, mixed (the finalizer of splitmix64), and the sum of those.
+std::uint64_t bits_of(auto& trainer) {
+  std::uint64_t sum = 0;
+  trainer.read_states(
+      {State::weight, State::first_moment, State::second_moment},
+      [&](State state, const TensorPart& part) {
+        Hash name;
+        name.add(std::uint64_t(state)).add_bytes(part.name.data(), part.name.size());
+        for (std::int64_t i = 0; i < part.count; ++i) {
+          std::uint64_t x = std::bit_cast<std::uint32_t>(part.data[i]);
+          x = (x << 32) ^ (name.value + std::uint64_t(part.first + i));
+          x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+          x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+          sum += x ^ (x >> 31);
+        }
+      });
+  return sum;
 }
 
 template <class Step> Json train(Step& step, const Options& options) {
@@ -91,12 +110,43 @@ template <class Step> Json train(Step& step, const Options& options) {
   return rows;
 }
 
+/// GB/s of a file like that of the states: written, read, and both at once by two threads.
+Json rates_of_disk(const Options& options) {
+  constexpr bytes size = 2 * GiB, some = 32 * MiB;
+  ScratchFile file(options.text("directory"), size);
+  Arena memory(2 * some);
+  const auto name = [] { return std::string("the bench's bytes"); };
+  const auto write = [&](bytes from, bytes to) {
+    for (bytes at = from; at < to; at += some) file.write(at, memory.base(), some, name);
+  };
+  const auto read = [&](bytes from, bytes to) {
+    for (bytes at = from; at < to; at += some) file.read(at, memory.base() + some, some, name);
+  };
+  const auto seconds = [](auto&& f) {
+    const auto start = std::chrono::steady_clock::now();
+    f();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  const double written = seconds([&] { write(0, size); }), back = seconds([&] { read(0, size); });
+  const double both = seconds([&] {
+    std::thread other([&] { write(0, size / 2); });
+    read(size / 2, size);
+    other.join();
+  });
+  const Json out{{"direct", file.is_direct()},
+                 {"written_GB_s", double(size) / written / 1e9},
+                 {"read_GB_s", double(size) / back / 1e9},
+                 {"both_at_once_GB_s", double(size) / both / 1e9}};
+  std::printf("  disk: writes %.2f GB/s, reads %.2f GB/s, both at once %.2f GB/s together\n",
+              out["written_GB_s"].get<double>(), out["read_GB_s"].get<double>(),
+              out["both_at_once_GB_s"].get<double>());
+  return out;
+}
+
 Json run_resident(const Options& options) {
   Trainer<Resident> trainer;
   Json out{{"steps", train(trainer.step(), options)}};
-  Hash hash;
-  for (const NamedTensor& t : trainer.tensors()) add_bits(hash, t);
-  out["bits"] = hash.value;
+  out["bits"] = bits_of(trainer);
   return out;
 }
 
@@ -104,11 +154,13 @@ Json run_streamed(const Options& options) {
   const rlim_t limit = rlim_t(options.number("limit_GiB")) * GiB;
   const rlimit both{limit, limit};
   if (setrlimit(RLIMIT_AS, &both) != 0) throw Error("limit", std::strerror(errno), "Lower it");
+  const Json disk = rates_of_disk(options);
   const auto start = std::chrono::steady_clock::now();
   StreamedTrainer<Streamed> trainer({.directory = options.text("directory")});
   auto& step = trainer.step();
   Json out{{"seconds_to_start",
             std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()}};
+  out["disk"] = disk;
   const bytes read = step.store().bytes_read(), written = step.store().bytes_written();
   out["steps"] = train(step, options);
   out["bytes_read"] = step.store().bytes_read() - read;
@@ -116,13 +168,17 @@ Json run_streamed(const Options& options) {
   out["device_bytes"] = trainer.plan.device();
   out["host_bytes"] = trainer.plan.host();
   out["disk_bytes"] = trainer.plan.disk();
-  out["direct"] = step.store().file()->is_direct();
+  double all = 0;
+  for (const Json& row : out["steps"]) all += row["seconds"].get<double>();
+  std::printf("  of %.1f s, busy:", all);
   constexpr const char* lanes[] = {"compute", "down", "up", "host", "reads", "writes"};
-  for (int lane = 0; lane < stream_lanes; ++lane)
-    out["busy_seconds"][lanes[lane]] = step.lanes().busy(StreamLane(lane));
-  Hash hash;
-  trainer.visit([&](const NamedTensor& t) { add_bits(hash, t); });
-  out["bits"] = hash.value;
+  for (int lane = 0; lane < stream_lanes; ++lane) {
+    const double busy = step.lanes().busy(StreamLane(lane));
+    out["busy_seconds"][lanes[lane]] = busy;
+    std::printf(" %s %.1f", lanes[lane], busy);
+  }
+  std::printf("\n");
+  out["bits"] = bits_of(trainer);
   return out;
 }
 

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <map>
 #include <string>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 
@@ -74,49 +75,62 @@ void print_graphs(const std::string& name, const ModelShape& model) {
   }
 }
 
-struct NamedOffload {
-  const char* name;
-  Offload offload;
-};
-constexpr OffloadTo host = OffloadTo::host, disk = OffloadTo::disk;
-constexpr NamedOffload offloads[] = {
-    {"optimizer to host", {.optimizer = host}},
-    {"all to host", {.optimizer = host, .parameters = host, .activations = host}},
-    {"all to host, deferred",
-     {.optimizer = host,
-      .parameters = host,
-      .activations = host,
-      .clipping = OffloadClipping::deferred}},
-    {"all to host, one matrix, one buffer",
-     {.optimizer = host,
-      .parameters = host,
-      .activations = host,
-      .clipping = OffloadClipping::deferred,
-      .unit = StreamBy::matrix,
-      .buffers = 1}},
-    {"moments to disk, the rest to host",
-     {.optimizer = disk,
-      .gradients = host,
-      .parameters = host,
-      .activations = host,
-      .clipping = OffloadClipping::deferred}},
-    {"all to disk", {.optimizer = disk, .parameters = disk, .activations = disk}},
-    {"all to disk, deferred",
-     {.optimizer = disk,
-      .parameters = disk,
-      .activations = disk,
-      .clipping = OffloadClipping::deferred}}};
+constexpr OffloadTo none = OffloadTo::none, host = OffloadTo::host, disk = OffloadTo::disk;
+
+/// Every choice of homes, clipping in the next step; then what else one can choose.
+std::vector<Offload> offloads() {
+  std::vector<Offload> all;
+  for (const OffloadTo optimizer : {host, disk})
+    for (const OffloadTo parameters : {none, host, disk})
+      for (const OffloadTo activations : {none, host, disk})
+        if (parameters <= optimizer)
+          all.push_back({.optimizer = optimizer,
+                         .parameters = parameters,
+                         .activations = activations,
+                         .clipping = OffloadClipping::deferred});
+  Offload other{.optimizer = disk,
+                .gradients = host,
+                .parameters = host,
+                .activations = host,
+                .clipping = OffloadClipping::deferred};
+  all.push_back(other);
+  for (const OffloadTo home : {host, disk})
+    all.push_back({.optimizer = home, .parameters = home, .activations = host});
+  other = {.optimizer = host,
+           .parameters = host,
+           .activations = host,
+           .clipping = OffloadClipping::deferred,
+           .unit = StreamBy::matrix,
+           .buffers = 1};
+  all.push_back(other);
+  return all;
+}
+
+std::string name_of(const Offload& o) {
+  const auto word = [](OffloadTo to) {
+    return std::string(to == none ? "stays" : to == host ? "host " : "disk ");
+  };
+  std::string name =
+      word(o.optimizer) + "     " + word(o.parameters) + "      " + word(o.activations) + "      ";
+  if (o.gradients != none) name += " gradients " + word(o.gradients);
+  if (o.clipping == OffloadClipping::second_pass) name += " second pass";
+  if (o.unit == StreamBy::matrix) name += " one matrix";
+  return name;
+}
 
 void print_offloads(const std::string& name, const ModelShape& model, const StreamRates& rates) {
-  std::printf("%s, bf16, one sentence of %d, recompute, exact AdamW with clipping\n%s",
-              name.c_str(), model.positions, stream_header().c_str());
-  for (const NamedOffload& o : offloads)
-    std::printf("%s", render_stream(o.name,
+  std::printf(
+      "%s, bf16, one sentence of %d, recompute, exact AdamW with clipping in the next step, two "
+      "buffers of a block\n%s",
+      name.c_str(), model.positions,
+      stream_header("optimizer parameters activations   (GiB)").c_str());
+  for (const Offload& o : offloads())
+    std::printf("%s", render_stream(name_of(o),
                                     {.model = model,
                                      .batch = {.sentences = 1, .length = model.positions},
                                      .precision = {Compute::bf16, Compute::bf16},
                                      .recompute = Recompute::full,
-                                     .offload = o.offload,
+                                     .offload = o,
                                      .device = gpu_24gb},
                                     rates)
                           .c_str());

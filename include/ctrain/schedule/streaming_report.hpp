@@ -12,6 +12,7 @@ namespace ctrain {
 
 /// More rows than a table of at most 64 blocks has with pieces of 32 MiB.
 inline constexpr int most_reported_jobs = 16384;
+inline constexpr int stream_name_width = 50;
 
 /// One line: bytes on device, host and disk, bytes moved in a step, and the modelled seconds of a
 /// step with the lane that bounds it.
@@ -34,16 +35,16 @@ inline std::string render_stream(const std::string& name, const Policy& p,
     if (time.busy[lane] > time.busy[slowest]) slowest = lane;
   char seconds[64];
   std::snprintf(seconds, sizeof seconds, "%9.2f %9.2f  ", time.seconds, time.bound());
-  std::string line = left(name, 34);
+  std::string line = left(name, stream_name_width);
   for (const bytes size :
        {plan.device(), plan.host(), plan.disk(), t.down, t.up, t.read, t.written})
     line += right(in_GiB(size), 8);
   return line + seconds + lanes[slowest] + "\n";
 }
 
-inline std::string stream_header() {
+inline std::string stream_header(const std::string& name) {
   using report::left, report::right;
-  std::string line = left("offload (GiB)", 34);
+  std::string line = left(name, stream_name_width);
   for (const char* column : {"device", "host", "disk", "down", "up", "read", "written"})
     line += right(column, 8);
   return line + right("seconds", 9) + right("bound", 10) + "  by\n";
