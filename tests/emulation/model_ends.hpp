@@ -72,6 +72,7 @@ inline void head_agrees() {
               d_some(std::size_t(half.count) * width), losses(count),
               d_logits(count * std::size_t(labels));
           Buffer<std::int32_t> predictions(std::vector<std::int32_t>(count, -7));
+          const float scale = 0.25f;
           backend.run(SelectFirstForward{y.data(), x.data(), batch.view(), hidden});
           backend.run(SelectFirstBackward{dx.data(), first.data(), batch.view(), hidden});
           backend.run(SelectFirstForward{some.data(), x.data(), batch.view(), hidden, half});
@@ -79,7 +80,7 @@ inline void head_agrees() {
           backend.run(CrossEntropyForward{losses.data(), predictions.data(), logits.data(),
                                           batch.view(), labels});
           backend.run(
-              CrossEntropyBackward{d_logits.data(), logits.data(), batch.view(), labels, 0.25f});
+              CrossEntropyBackward{d_logits.data(), logits.data(), batch.view(), labels, &scale});
           return std::vector<Floats>{y.floats(),           dx.floats(),       losses.floats(),
                                      predictions.floats(), d_logits.floats(), some.floats(),
                                      d_some.floats()};

@@ -1,6 +1,8 @@
 // Kernels of the update against the reference, and the decisions that a device makes alone.
 #pragma once
 
+#include <ctrain/trainer/decision.hpp>
+
 #include "emulated.hpp"
 
 namespace emulation {
@@ -57,43 +59,68 @@ template <class G> void adamw_agrees() {
       }
 }
 
-/// The device's factor is the host's mean times clip; a step that is not finite changes nothing but
-/// the loss scale, which moves by the rule that the host's tests know.
+/// A step decides in memory what a host would: mean and clip; a step that is not finite changes
+/// nothing but the loss scale, which moves by the rule that the host's tests know, and one that no
+/// lower scale mends changes nothing at all from then on.
 inline void decisions_agree() {
-  Stream stream;
-  cuda::UpdateState state;
-  const auto decide = [&](double squares, const LossScale& by, float mean, float clip) {
-    state.sum_of_squares = {};
-    state.sum_of_squares.add(squares);
-    state.sum_of_squares.carry();
-    cuda::decide_update(stream, &state, by, mean, clip);
-    return state.gradient_factor;
+  Emulated backend;
+  StepState state;
+  StepNumbers numbers{.learning_rate = 1e-3, .weight_decay = 0.1f};
+  Record record;
+  const auto decide = [&](double squares, const LossScale& by, float clip, double loss = 1) {
+    record = {};
+    record.squares.add(squares);
+    record.squares.carry();
+    record.result.loss_sum = loss, record.result.sentences = 4;
+    numbers.clip = clip;
+    backend.run(RunOnce<DecideStep>{{&state, &numbers, &record, 1, by, {}, 0}});
+    return state.plain.gradient_scale;
   };
-  CHECK(decide(4.0, {}, 0.25f, 0.0f) == 0.25f);
-  CHECK(decide(4.0, {}, 0.25f, 1.0f) == 0.25f);  // norm 0.5: no clipping
-  CHECK(decide(64.0, {}, 0.25f, 1.0f) == Approx(0.25 * 0.5));
+  CHECK(decide(4.0, {}, 0.0f) == 0.25f);
+  CHECK(state.total.gradient_norm == 0.5);
+  CHECK(decide(4.0, {}, 1.0f) == 0.25f);  // norm 0.5: no clipping
+  CHECK(decide(64.0, {}, 1.0f) == Approx(0.25 * 0.5));
+  CHECK(state.decaying.decay == Approx(1e-4));
+  CHECK(state.plain.decay == 0);
   constexpr LossScale by{.rule = LossScaleRule::grad_scaler, .initial = 1024, .window = 2};
-  state.loss = first_loss_scale(by);
-  CHECK(decide(64.0 * 1024 * 1024, by, 0.25f, 1.0f) == Approx(0.25 * 0.5 / 1024));
-  CHECK(state.loss.skipped_steps == 0);
-  for (const double bad : {std::nan(""), double(INFINITY)}) {
-    state.loss = first_loss_scale(by);
-    CHECK(decide(bad, by, 0.25f, 1.0f) == 0.0f);
-    CHECK(state.loss == loss_scale_after(first_loss_scale(by), by, true));
-    CHECK(state.loss.scale == 512);
-    Floats weight{1, 2, 3, 4, 5}, first = weight, second = weight, gradient(5, float(bad));
-    AdamWUpdate call = adamw_call(OptimizerKind::adamw_torch);
-    call.weight = weight.data(), call.first_moment = first.data();
-    call.second_moment = second.data(), call.gradient = gradient.data(), call.count = 5;
-    cuda::update(call, stream, &state);
+  state.loss_scale = first_loss_scale(by);
+  CHECK(decide(64.0 * 1024 * 1024, by, 1.0f) == Approx(0.25 * 0.5 / 1024));
+  CHECK(state.loss_scale.skipped_steps == 0);
+
+  Floats weight{1, 2, 3, 4, 5}, first = weight, second = weight, gradient(5, NAN);
+  AdamWUpdate call = adamw_call(OptimizerKind::adamw_torch);
+  call.weight = weight.data(), call.first_moment = first.data();
+  call.second_moment = second.data(), call.gradient = gradient.data(), call.count = 5;
+  call.decided = &state.plain;
+  const auto changes_nothing = [&](auto& on) {
+    on.run(call);
     CHECK(weight == Floats{1, 2, 3, 4, 5});
     CHECK(second == weight);
+  };
+  CpuReference reference;
+  for (const double bad : {std::nan(""), double(INFINITY)}) {
+    state = {.loss_scale = first_loss_scale(by)};
+    CHECK(decide(bad, by, 1.0f) == 0.0f);
+    CHECK(state.total.skipped);
+    CHECK(state.failed == 0);
+    CHECK(state.loss_scale == loss_scale_after(first_loss_scale(by), by, true));
+    changes_nothing(backend), changes_nothing(reference);
   }
-  decide(1.0, by, 1.0f, 0.0f);
-  CHECK(state.loss.scale == 512);
-  decide(1.0, by, 1.0f, 0.0f);
-  CHECK(state.loss.scale == 1024);
-  kernels_run().merge(stream.names);
+  decide(1.0, by, 0.0f);
+  CHECK(state.loss_scale.scale == 512);
+  decide(1.0, by, 0.0f);
+  CHECK(state.loss_scale.scale == 1024);
+
+  const LossScaleState before = state.loss_scale;
+  CHECK(decide(1.0, by, 0.0f, NAN) == 0.0f);
+  CHECK(state.failed == 1);
+  CHECK(decide(1.0, by, 0.0f) == 0.0f);
+  CHECK(state.loss_scale == before);
+  changes_nothing(backend), changes_nothing(reference);
+  state = {};
+  CHECK(decide(std::nan(""), {}, 0.0f) == 0.0f);
+  CHECK(state.failed == 1);
+  kernels_run().merge(backend.stream.names);
 }
 
 }  // namespace emulation

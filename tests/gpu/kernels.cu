@@ -59,8 +59,9 @@ template <class T> void elements(Bench& on) {
                                      alone = Pair<float>::output(count);
     Pair<T> x(random, count), narrow = Pair<T>::output(count), y = Pair<T>::output(count),
                               dx = Pair<T>::output(count), d_branch = Pair<T>::output(count);
+    Pair<StepNumbers> numbers(std::vector<StepNumbers>{{.seed = 0x1234567, .step = 7}});
     const auto drop = [&](auto at) {
-      return Dropout{{0x1234567, 7, 11}, dropout_threshold(0.3f), at(batch.row_keys), nullptr};
+      return Dropout{at(numbers), 11, dropout_threshold(0.3f), at(batch.row_keys), nullptr};
     };
     on.run([&](auto at) { return CastForward<T>{at(narrow), at(wide), rows, cols}; });
     on.run([&](auto at) { return CastBackward<T>{at(added), at(x), rows, cols, true}; });
@@ -102,8 +103,9 @@ template <class T> void attention(Bench& on) {
       Pair<T> qkv(random, rows * 3 * width), d_context(random, rows * width),
           context = Pair<T>::output(rows * width), d_qkv = Pair<T>::output(rows * 3 * width);
       Pair<float> lse = Pair<float>::output(rows * heads), workspace = Pair<float>::output(9800);
+      Pair<StepNumbers> numbers(std::vector<StepNumbers>{{.seed = 0x1234567, .step = 7}});
       const auto drop = [&](auto at) {
-        return Dropout{{0x1234567, 7, 11}, dropout_threshold(0.1f), at(batch.row_keys), nullptr};
+        return Dropout{at(numbers), 11, dropout_threshold(0.1f), at(batch.row_keys), nullptr};
       };
       on.run([&](auto at) {
         return AttentionForward<T>{at(context),   at(lse), at(qkv), batch.view(at), drop(at),
@@ -157,13 +159,14 @@ void model_ends(Bench& on) {
   Pair<float> first = Pair<float>::output(count * hidden), logits(random, count * labels, 3),
               losses = Pair<float>::output(count), d_logits = Pair<float>::output(count * labels);
   Pair<std::int32_t> predictions = Pair<std::int32_t>::output(count);
+  Pair<float> scale(std::vector<float>{0.25f});
   on.run([&](auto at) { return SelectFirstForward{at(first), at(x), batch.view(at), hidden}; });
   on.run([&](auto at) { return SelectFirstBackward{at(dx), at(first), batch.view(at), hidden}; });
   on.run([&](auto at) {
     return CrossEntropyForward{at(losses), at(predictions), at(logits), batch.view(at), labels};
   });
   on.run([&](auto at) {
-    return CrossEntropyBackward{at(d_logits), at(logits), batch.view(at), labels, 0.25f};
+    return CrossEntropyBackward{at(d_logits), at(logits), batch.view(at), labels, at(scale)};
   });
   on.report.compare("select_first", first, 0);
   on.report.compare("select_first_backward", dx, 0);

@@ -3,6 +3,10 @@
 
 #include <ctrain/backend/calls.hpp>
 #include <ctrain/core/floating.hpp>
+#include <ctrain/core/units.hpp>
+
+#include <concepts>
+#include <cstddef>
 
 namespace ctrain {
 
@@ -34,6 +38,22 @@ concept Backend = RunsComputeType<B, float> && RunsComputeType<B, bf16> &&
   backend.run(f), backend.run(g), backend.run(h), backend.run(i), backend.run(j);
   backend.run(k), backend.run(l), backend.run(m);
   {backend.workers()};  // how many workspaces it may use at once
+};
+
+/// A backend that can record calls once and run them again without its host, in the order in which
+/// it is given everything else. Nothing here waits but synchronize(): what is copied from and to
+/// `staging` memory is there after it.
+template <class B>
+concept Replays = Backend<B> &&
+    requires(B& backend, void (*body)(), typename B::Recording& recording,
+             typename B::Staging& staging, bytes size) {
+  { backend.capture(body) } -> std::same_as<typename B::Recording>;
+  backend.replay(recording);
+  { backend.staging(size) } -> std::same_as<typename B::Staging>;
+  { staging.data() } -> std::same_as<std::byte*>;
+  backend.write_later(static_cast<void*>(nullptr), staging.data(), size);
+  backend.read_later(staging.data(), static_cast<const void*>(nullptr), size);
+  backend.synchronize();
 };
 
 }  // namespace ctrain

@@ -32,6 +32,16 @@ struct RowRange {
   }
 };
 
+/// What a run decides anew for each step; everything else is in the policy. Calls point to it: what
+/// changes from step to step is in memory, so that calls are the same in every step.
+struct StepNumbers {
+  std::uint64_t seed = 0;
+  std::int64_t step = 0;  // optimizer steps done before this one
+  double learning_rate = 0;
+  float weight_decay = 0;
+  float clip = 0;  // bound of the gradient's norm; 0: none
+};
+
 /// Zeroes `size` bytes.
 struct Clear {
   void* at = nullptr;
@@ -108,14 +118,20 @@ template <class T> struct LayerNormBackward {
   bool accumulate_input = false, accumulate = false;
 };
 
-/// A dropout's identity: element (r, c) is dropped iff dropout_draw(key, token, c) < threshold,
+/// A dropout's identity: element (r, c) is dropped iff dropout_draw(key(), token, c) < threshold,
 /// kept values are multiplied by dropout_scale(threshold). token = row_keys[r], or, where
-/// `first_row` is set (one row per sentence), row_keys[first_row[r]]. threshold 0: no dropout.
+/// `first_row` is set (one row per sentence), row_keys[first_row[r]]. threshold 0: no dropout, and
+/// nothing here is read.
 struct Dropout {
-  DropoutKey key;
+  const StepNumbers* numbers = nullptr;  // its seed and step
+  std::uint32_t layer_site = 0;
   std::uint32_t threshold = 0;
   const std::uint32_t* row_keys = nullptr;
   const std::int32_t* first_row = nullptr;
+
+  CTRAIN_HOST_DEVICE DropoutKey key() const {
+    return {numbers->seed, std::uint32_t(numbers->step), layer_site};
+  }
 };
 
 /// y = dropout(x). y may be x. Backward of itself: apply it to the gradient.
@@ -262,8 +278,8 @@ template <class T> struct AttentionBackward {
 
 // head -------------------------------------------------------------------------------------------
 
-/// first[s] = x[first_row[s]], where x holds the rows `rows` of the micro-batch; 0 where it does
-/// not have that one.
+/// first[s] = x[batch.first_token(s)], where x holds the rows `rows` of the micro-batch; 0 where it
+/// does not have that one.
 struct SelectFirstForward {
   float* first = nullptr;    // (sentences, hidden)
   const float* x = nullptr;  // (rows, hidden)
@@ -272,7 +288,7 @@ struct SelectFirstForward {
   RowRange rows{};
 };
 
-/// dx = 0 everywhere but dx[first_row[s]] = d_first[s]; dx holds the rows `rows`.
+/// dx = 0 everywhere but dx[batch.first_token(s)] = d_first[s]; dx holds the rows `rows`.
 struct SelectFirstBackward {
   float* dx = nullptr;             // (rows, hidden)
   const float* d_first = nullptr;  // (sentences, hidden)
@@ -307,13 +323,15 @@ struct CrossEntropyForward {
   int labels = 0;
 };
 
-/// d_logits = (softmax(logits) - onehot(label)) * scale; 0 for a sentence with label -1.
+/// d_logits = (softmax(logits) - onehot(label)) * factor(); 0 for a sentence with label -1.
 struct CrossEntropyBackward {
   float* d_logits = nullptr;  // (sentences, labels)
   const float* logits = nullptr;
   BatchView batch;
   int labels = 0;
-  float scale = 0;
+  const float* loss_scale = nullptr;  // null: 1
+
+  CTRAIN_HOST_DEVICE float factor() const { return loss_scale == nullptr ? 1.0f : *loss_scale; }
 };
 
 // update -----------------------------------------------------------------------------------------
@@ -327,8 +345,11 @@ template <class G = float> struct SumOfSquaresOf {
 };
 using SumOfSquares = SumOfSquaresOf<>;
 
+struct AdamWFactors;
+
 /// One step of Adam over a flat range (Loshchilov & Hutter, arXiv 1711.05101): gradient times
-/// `gradient_scale` (the clip), then per `kind`, one of the first three. t counts from 1.
+/// `gradient_scale` (the clip), then per `kind`, one of the first three. t counts from 1. Where a
+/// step has decided its numbers in memory, `decided` are read in their stead.
 template <class G = float> struct AdamWUpdateOf {
   float* weight = nullptr;
   float* first_moment = nullptr;
@@ -340,6 +361,7 @@ template <class G = float> struct AdamWUpdateOf {
   float gradient_scale = 1;
   std::int64_t t = 1;
   bool correct_bias = true;  // false: as if t were infinite
+  const AdamWFactors* decided = nullptr;
 };
 using AdamWUpdate = AdamWUpdateOf<>;
 

@@ -176,6 +176,7 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
   static constexpr const auto& policy = P::policy;
   static constexpr bool streams = P::policy.offload.any();
   using OwnTrainer = std::conditional_t<streams, StreamedTrainer<P, B>, Trainer<P, B, C>>;
+  static constexpr bool runs_ahead = requires { requires OwnTrainer::runs_ahead; };
   /// Micro-batches of an optimizer step, of all ranks.
   static constexpr std::int64_t step_batches =
       std::int64_t{P::policy.parallel.data} * P::policy.batch.accumulation;
@@ -395,17 +396,10 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
 
     while (flags_.max_steps < 0 || step_ < flags_.max_steps) {
       const std::int64_t first = sampler_.position().batch;
-      const double start = steady_seconds();
-      const StepResult result =
-          trainer_.step().train(sampler_, {.seed = *flags_.seed,
-                                           .step = step_,
-                                           .learning_rate = schedule_.at(step_),
-                                           .weight_decay = float(*flags_.weight_decay),
-                                           .clip = float(*flags_.gradient_clip_val)});
-      if (result.micro_batches == 0) break;
-      after_step(epoch, result, steady_seconds() - start);
+      if (!train_step(epoch)) break;
       validate_if_due(first, sampler_.position().batch);
     }
+    read_out();
     if (leads()) log_->display().finish(ProgressRow::main);
     if (sampler_.position().batch < batches) return;  // max_steps ended it
     checkpoint_if_due(CheckpointMoment::train_epoch_end, epoch);
@@ -431,24 +425,59 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
     return validation_period(interval, batches);
   }
 
-  void after_step(std::int64_t epoch, const StepResult& result, double seconds) {
-    const double rate = schedule_.at(step_);
-    ++step_;
-    metrics_["train_loss"] = result.loss();
-    metrics_["train_acc"] = result.accuracy();
-    recent_.add(result.loss());
-    bar_.done += result.micro_batches;
-    measure(result, seconds);
+  /// False where the epoch has no micro-batch left. A device that runs ahead is waited for only
+  /// where somebody wants to know: for a line of the log, a checkpoint, a validation.
+  bool train_step(std::int64_t epoch) {
+    const StepNumbers numbers{.seed = *flags_.seed,
+                              .step = step_,
+                              .learning_rate = schedule_.at(step_),
+                              .weight_decay = float(*flags_.weight_decay),
+                              .clip = float(*flags_.gradient_clip_val)};
+    if (unread_ == 0) unread_since_ = steady_seconds();
+    const int batches = launch(numbers);
+    if (batches == 0) return false;
+    ++step_, ++unread_;
+    bar_.done += batches;
+    const auto every = [&](std::int64_t period) { return period > 0 && step_ % period == 0; };
+    const bool logs = every(flags_.log_every_n_steps);
+    if (!runs_ahead || logs || every(flags_.every_n_train_steps)) read_out();
     show();
-    if (leads() && step_ % flags_.log_every_n_steps == 0)
+    if (leads() && logs)
       log_->add(epoch, step_,
-                {{"train_loss", result.loss()},
-                 {"train_acc", result.accuracy()},
-                 {"lr", rate},
-                 {"grad_norm", result.gradient_norm},
+                {{"train_loss", last_.loss()},
+                 {"train_acc", last_.accuracy()},
+                 {"lr", numbers.learning_rate},
+                 {"grad_norm", last_.gradient_norm},
                  {"mfu", mfu_},
                  {"useful_mfu", useful_}});
     checkpoint_if_due(CheckpointMoment::train_batch_end, epoch);
+    return true;
+  }
+  int launch(const StepNumbers& numbers) {
+    if constexpr (runs_ahead) {
+      return trainer_.step().launch(sampler_, numbers);
+    } else {
+      last_ = trainer_.step().train(sampler_, numbers);
+      return int(last_.micro_batches);
+    }
+  }
+
+  /// What came of the steps since the last time.
+  void read_out() {
+    if (unread_ == 0) return;
+    StepResult sum;
+    const auto read = [&](const StepResult& result) {
+      sum += last_ = result;
+      recent_.add(result.loss());
+    };
+    if constexpr (runs_ahead)
+      for (const StepResult& result : trainer_.step().read_out()) read(result);
+    else
+      read(last_);
+    unread_ = 0;
+    metrics_["train_loss"] = last_.loss();
+    metrics_["train_acc"] = last_.accuracy();
+    measure(sum, steady_seconds() - unread_since_);
   }
 
   /// Shares of the measured peak: of all rows that were computed, and of the real tokens among
@@ -551,6 +580,7 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
 
   void validate_if_due(std::int64_t first, std::int64_t end) {
     if (!validation_is_due(first, end)) return;
+    read_out();
     const std::int64_t epoch = sampler_.position().epoch;
     const Evaluation e =
         evaluate(data_.validation, validation_description, data_.validation.size());
@@ -654,6 +684,9 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
   std::int64_t validated_step_ = -1;  // at the latest validation
   std::map<std::string, double> metrics_;
   RunningMean<20> recent_;
+  StepResult last_;          // the latest that was read
+  std::int64_t unread_ = 0;  // steps launched since
+  double unread_since_ = 0;
   EpochPlan plan_;
   Progress bar_;
   double epoch_start_ = 0, mfu_ = 0, useful_ = 0;

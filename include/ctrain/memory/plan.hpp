@@ -35,7 +35,7 @@ struct MemoryPlan {
   Region parameters, gradients, first_moment, second_moment;
   Region optimizer;       // what an optimizer has beside its moments: errors, messages of signs
   Region weight_copies;   // what products read instead of the masters
-  Region batch;           // the micro-batches in flight and all ranks' records
+  Region batch;           // micro-batches, a step's numbers and state, all ranks' records
   Region communication;   // what is gathered, reduced, received and sent
   Region scratch;         // of products and kernels within one call, on a device
   Region step;            // every activation
@@ -83,9 +83,16 @@ constexpr BatchLayout batch_layout(const Policy& p) {
   bytes at = 0;
   for (bytes* field : {&b.token_ids, &b.token_types, &b.positions, &b.row_keys})
     *field = at, at += rows;
+  if (p.device.kind == DeviceKind::cuda) at += tensor_alignment;  // a key for sentences of length 0
   for (bytes* field : {&b.first_row, &b.lengths, &b.labels}) *field = at, at += sentences;
   b.size = at;
   return b;
+}
+
+/// Micro-batches whose tokens are in memory at once: those in flight; on a device all of a step,
+/// which it takes without its host.
+constexpr int batches_held(const Policy& p, const Split& split, int stage) {
+  return p.device.kind == DeviceKind::cuda ? split.micro_batches : split.slots(stage);
 }
 
 constexpr CommunicationLayout communication_layout(const Split& split, const StageLayout& stage) {
@@ -355,7 +362,8 @@ constexpr MemoryPlan plan_memory(const Graph& g, const Policy& p, int stage = 0)
   take(m.weight_copies, copies_of_weights(p) * (p.model.layers / split.grid.pipeline) *
                             block_matrix_elements(p.model) / split.grid.tensor *
                             size_of(p.compute_type()));
-  take(m.batch, split.slots(stage) * batch_layout(p).size + Split::record * split.grid.ranks());
+  take(m.batch, batches_held(p, split, stage) * batch_layout(p).size + Split::numbers +
+                    Split::state + Split::record * split.grid.ranks());
   take(m.communication, communication_layout(split, layout).size);
   take(m.scratch, device_scratch(g.parameters, p));
   m.step.offset = at;

@@ -63,6 +63,8 @@ struct Split {
   /// What each rank tells all others once a step: its part of the gradient's square sum, the losses
   /// and counts of its micro-batches.
   static constexpr bytes record = 128;
+  /// What a host tells each step, and what a step decides and leaves for the next one.
+  static constexpr bytes numbers = 64, state = 256;
   constexpr bool gathers_norm() const { return grid.ranks() > 1; }
 };
 

@@ -11,11 +11,10 @@ namespace ctrain {
 /// What a micro-batch's ops need to know besides their operands.
 struct MicroBatch {
   BatchView batch;
-  std::uint64_t seed = 0;
-  std::uint32_t step = 0;   // optimizer step, a part of every dropout's identity
-  bool training = true;     // dropout acts
-  bool accumulate = false;  // parameter gradients are added to what stands there
-  float loss_scale = 1;     // factor of every gradient
+  const StepNumbers* numbers = nullptr;  // whose seed and step are a part of dropouts' identity
+  bool training = true;                  // dropout acts
+  bool accumulate = false;               // parameter gradients are added to what stands there
+  const float* loss_scale = nullptr;     // factor of every gradient; null: 1
 };
 
 /// Builds a backend call from one op of the planned tables and runs it. Walking a table with this
@@ -188,7 +187,8 @@ class Dispatch {
     const bool attention = op.site == DropoutSite::attention_probability;
     const float probability = attention ? shape.attention_dropout : shape.hidden_dropout;
     Dropout d;
-    d.key = {m.seed, m.step, std::uint32_t(layer) * 8 + std::uint32_t(op.site)};
+    d.numbers = m.numbers;
+    d.layer_site = std::uint32_t(layer) * 8 + std::uint32_t(op.site);
     d.threshold = m.training ? dropout_threshold(probability) : 0;
     d.row_keys = m.batch.row_keys + row_range(op.inputs[0], m).first;
     d.first_row = op.site == DropoutSite::pooled ? m.batch.first_row : nullptr;

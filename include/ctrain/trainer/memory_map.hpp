@@ -5,7 +5,7 @@
 #include <ctrain/backend/calls.hpp>
 #include <ctrain/memory/budget.hpp>
 #include <ctrain/schedule/schedule.hpp>
-#include <ctrain/trainer/record.hpp>
+#include <ctrain/trainer/decision.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -201,6 +201,19 @@ template <HasPolicy P, class Space = Arena> class MemoryMap {
   /// A part of what the optimizer has beside its moments.
   template <class T> T* optimizer(bytes offset, bytes size) {
     return reinterpret_cast<T*>(arena_.at(plan_.optimizer.offset + offset, size));
+  }
+  /// What a host tells a step; follows the micro-batches.
+  StepNumbers* numbers() {
+    return reinterpret_cast<StepNumbers*>(
+        arena_.at(input().end() - Split::numbers, Split::numbers));
+  }
+  /// The micro-batches and the step's numbers: all that comes from a host.
+  Region input() const {
+    return {plan_.batch.offset,
+            batches_held(policy, split, at_.pipeline) * batch_layout(policy).size + Split::numbers};
+  }
+  StepState* state() {
+    return reinterpret_cast<StepState*>(arena_.at(input().end(), Split::state));
   }
   /// What a rank tells the others.
   Record* record(int rank) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ctrain/backend/math/sum_of_squares.hpp>
+#include <ctrain/core/config.hpp>
 #include <ctrain/memory/split.hpp>
 
 #include <cstdint>
@@ -23,7 +24,7 @@ struct StepResult {
   double loss() const { return sentences > 0 ? loss_sum / double(sentences) : 0; }
   double accuracy() const { return sentences > 0 ? double(correct) / double(sentences) : 0; }
 
-  StepResult& operator+=(const StepResult& other) {
+  CTRAIN_HOST_DEVICE StepResult& operator+=(const StepResult& other) {
     loss_sum += other.loss_sum;
     sentences += other.sentences, correct += other.correct, tokens += other.tokens;
     rows += other.rows, attended += other.attended, micro_batches += other.micro_batches;

@@ -4,23 +4,27 @@
 #include <ctrain/backend/backend.hpp>
 #include <ctrain/backend/comm/single.hpp>
 #include <ctrain/backend/comm/transfer.hpp>
-#include <ctrain/backend/math/loss_scale.hpp>
+#include <ctrain/backend/row_calls.hpp>
 #include <ctrain/core/clock.hpp>
 #include <ctrain/core/error.hpp>
 #include <ctrain/schedule/cost.hpp>
+#include <ctrain/trainer/ahead.hpp>
+#include <ctrain/trainer/decision.hpp>
 #include <ctrain/trainer/dispatch.hpp>
 #include <ctrain/trainer/faults.hpp>
 #include <ctrain/trainer/host_view.hpp>
 #include <ctrain/trainer/memory_map.hpp>
-#include <ctrain/trainer/record.hpp>
 #include <ctrain/trainer/update.hpp>
 
 #include <bit>
 #include <cmath>
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace ctrain {
@@ -37,16 +41,11 @@ concept Feed = requires(F& feed, BatchView& batch, int i, std::uint32_t first_or
   feed.fill(i, batch, first_ordinal);
 };
 
-/// What a run decides anew for each step; everything else is in the policy.
-struct StepNumbers {
-  std::uint64_t seed = 0;
-  std::int64_t step = 0;  // optimizer steps done before this one
-  double learning_rate = 0;
-  float weight_decay = 0;
-  float clip = 0;  // bound of the gradient's norm; 0: none
-};
-
 // the step ---------------------------------------------------------------------------------------
+
+/// A communicator whose transfers can be recorded with a backend's calls; nobody's can.
+template <class C>
+concept IsRecorded = std::same_as<C, Single> || C::is_recorded;
 
 /// Executes P's tables for one rank, on one arena, with one backend and one communicator.
 template <HasPolicy P, Backend B, Communicator C = Single> class Step {
@@ -55,11 +54,17 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   static constexpr const auto& split = ScheduleOf<P>::split;
   static constexpr int layers = P::policy.model.layers;
   static constexpr int stage_layers = layers / split.grid.pipeline;
-  static constexpr int most_in_flight = split.slots(0);
+  static constexpr bool on_device = P::policy.device.kind == DeviceKind::cuda;
+  static constexpr int most_held = batches_held(P::policy, split, 0);
   using Map = MemoryMap<P, ArenaOf<B>>;
   using Ops = Dispatch<P, B, Map, C>;
 
  public:
+  /// Whether steps are recorded once and replayed, and the host need not look on. Compressed
+  /// optimizers and LAMB take numbers of a step as arguments: those do wait for their host.
+  static constexpr bool runs_ahead =
+      on_device && Replays<B> && is_adam(P::policy.optimizer.kind) && IsRecorded<C>;
+
   Step(B& backend, Map& map, C& communicator)
       : backend_(backend),
         map_(map),
@@ -67,7 +72,8 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
         dispatch_(backend, map, communicator),
         host_(backend, map.arena(), map.plan().communication.offset),
         faults_(dispatch_, map, host_),
-        update_(backend, map) {
+        update_(backend, map),
+        ahead_(backend, map.input().size) {
     if constexpr (requires { backend.begin(policy, nullptr, 0); })
       backend.begin(policy, map.scratch(), map.plan().scratch.size);
     if constexpr (requires { communicator.serve(backend); }) {
@@ -77,10 +83,11 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
         communicator.lend(group, memory, size);
       }
     }
-    for (int slot = 0; slot < split.slots(map.at().pipeline); ++slot) {
+    for (int slot = 0; slot < batches_held(policy, split, map.at().pipeline); ++slot) {
       batches_[slot].here = map.batch(slot);
       batches_[slot].host = host_.batch_at(batches_[slot].here);
     }
+    restore(first_loss_scale(P::policy.precision.loss_scale));
   }
 
   /// One optimizer step over up to data x accumulation micro-batches of `feed`: the gradient of the
@@ -90,25 +97,55 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   /// bad tensor. Where a policy's loss scale can be lowered, such a gradient skips the step
   /// instead: result.skipped, and nothing has changed but the scale.
   template <Feed F> StepResult train(F& feed, const StepNumbers& n) {
+    if (launch(feed, n) == 0) return {};
+    return read_out().back();
+  }
+
+  /// The same without its result, and without waiting for it where a device runs ahead: a host that
+  /// calls nothing else until it wants to know is never waited for either. Returns the number of
+  /// micro-batches; a step that fails throws from a later call, and changes nothing, nor do those
+  /// after it.
+  template <Feed F> int launch(F& feed, const StepNumbers& n) {
     opened_ = feed.open(split.grid.data * split.micro_batches);
-    if (opened_ == 0) return {};
-    numbers_ = n;
-    begin(true);
-    sums_signs_ = Update<P, B>::sums_signs(updates() + 1);
-    if (sums_signs_)
-      walk(ScheduleOf<P>::sign_training::table(communicator_.rank()), feed);
-    else
-      walk(ScheduleOf<P>::training::table(communicator_.rank()), feed);
-    if (!total_.skipped) prepare_weights();
-    return total_;
+    if (opened_ == 0) return 0;
+    if constexpr (runs_ahead) {
+      launch_ahead(feed, n);
+    } else {
+      tell(n);
+      walk_training(feed);
+      results_.push_back(total_);
+    }
+    return opened_;
+  }
+  /// What came of all steps launched since the last time, in order; until the next time.
+  std::span<const StepResult> read_out() {
+    catch_up();
+    read_.clear();
+    std::swap(read_, results_);
+    return read_;
+  }
+  /// Waits for what was launched. Throws the Error of the first step that failed.
+  void catch_up() {
+    if constexpr (runs_ahead) {
+      if (ahead_.count() == 0) return;
+      backend_.synchronize();
+      for (int i = 0; i < ahead_.count(); ++i) {
+        if (ahead_.state(i)->failed != 0) look_again(i);
+        results_.push_back(ahead_.state(i)->total);
+        loss_scale_ = ahead_.state(i)->loss_scale;
+      }
+      ahead_.clear();
+    }
   }
 
   /// Forward only, dropout off, on the next micro-batch of `feed` for each data rank; false if
   /// there is none. `result` gets what this rank has seen, which is nothing on all but the ranks
   /// for which counts() is true.
   template <Feed F> bool evaluate(F& feed, StepResult& result) {
+    catch_up();
     opened_ = feed.open(split.grid.data);
     if (opened_ == 0) return false;
+    tell({});
     begin(false);
     walk(ScheduleOf<P>::evaluation::table(communicator_.rank()), feed);
     result += own_;
@@ -116,8 +153,15 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   }
 
   /// What a run goes on with besides its tensors.
-  const LossScaleState& loss_scale() const { return loss_scale_; }
-  void restore(const LossScaleState& scale) { loss_scale_ = scale; }
+  LossScaleState loss_scale() {
+    catch_up();
+    return loss_scale_;
+  }
+  void restore(const LossScaleState& scale) {
+    catch_up();
+    loss_scale_ = scale;
+    write_state({.loss_scale = scale});
+  }
 
   /// From the next step on, `spans` gets when each event of its walk happened: what
   /// render_trace() shows of all ranks. On a device, work happens when it is launched. nullptr: no
@@ -162,11 +206,28 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
 
   // the walk -------------------------------------------------------------------------------------
 
+  void tell(const StepNumbers& numbers) {
+    numbers_ = numbers;
+    *host_.at(map_.numbers()) = numbers;
+    host_.push({map_.input().end() - Split::numbers, Split::numbers});
+  }
   void begin(bool training) {
     training_ = training;
     own_ = total_ = {};
+    is_decided_ = false;
     fault_.clear();
+    backend_.run(Clear{own_record(), sizeof(Record)});
     map_.view_resident_weights();
+  }
+
+  template <Feed F> void walk_training(F& feed) {
+    begin(true);
+    sums_signs_ = Update<P, B>::sums_signs(updates() + 1);
+    if (sums_signs_)
+      walk(ScheduleOf<P>::sign_training::table(communicator_.rank()), feed);
+    else
+      walk(ScheduleOf<P>::training::table(communicator_.rank()), feed);
+    if (!total_.skipped) prepare_weights();
   }
 
   template <int Capacity, Feed F> void walk(const StageTable<Capacity>& table, F& feed) {
@@ -224,16 +285,69 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
     }
   }
 
+  // steps that nobody looks at -------------------------------------------------------------------
+
+  template <Feed F> void launch_ahead(F& feed, const StepNumbers& n) {
+    if (ahead_.is_full()) catch_up();
+    std::byte* const staged = ahead_.input(ahead_.count());
+    for (int turn = 0; turn < split.micro_batches; ++turn) {
+      static constexpr BatchLayout layout = batch_layout(P::policy);
+      BatchView batch = batch_at(staged + turn * layout.size, layout);
+      if (split.micro_batch(map_.at().data, turn) < opened_)
+        fill(feed, split.micro_batch(map_.at().data, turn), batch, true);
+      fill_up(batch, policy.batch);
+    }
+    *ahead_.numbers(ahead_.count()) = n;
+    backend_.write_later(map_.arena().base() + map_.input().offset, staged, map_.input().size);
+    const auto walk_it = [&] { walk_staged(false); };
+    if (spans_ != nullptr)
+      walk_it();
+    else
+      ahead_.run(walk_it);
+    backend_.read_later(reinterpret_cast<std::byte*>(ahead_.state(ahead_.count())), map_.state(),
+                        sizeof(StepState));
+    ahead_.advance();
+  }
+  struct NobodyFeeds {
+    int open(int) { return 0; }
+    int sentences(int) { return 0; }
+    void fill(int, BatchView&, std::uint32_t) {}
+  };
+  /// All micro-batches of the step stand in memory, each filled up.
+  void walk_staged(bool is_watched) {
+    struct Ends {
+      Step& step;
+      ~Ends() { step.is_watched_ = true, step.is_staged_ = false; }
+    } const ends{*this};
+    is_watched_ = is_watched, is_staged_ = true;
+    for (InFlight& batch : batches_)
+      batch.here.rows = policy.batch.rows(), batch.here.sentences = policy.batch.sentence_bound();
+    NobodyFeeds nobody;
+    walk_training(nobody);
+  }
+  /// A step that failed runs again, watched: it stops where the first bad tensor can be seen.
+  void look_again(int failed) {
+    const LossScaleState scale = ahead_.state(failed)->loss_scale;
+    numbers_ = *ahead_.numbers(failed);
+    ahead_.clear();
+    backend_.write_later(map_.arena().base() + map_.input().offset, ahead_.input(failed),
+                         map_.input().size);
+    backend_.synchronize();
+    restore(scale);
+    walk_staged(true);
+    faults_.raise(numbers_.step, "none when it was run again");
+  }
+
   // forward and backward -------------------------------------------------------------------------
 
   template <Feed F> void forward(const Event& e, int turn, F& feed) {
     if (is_absent(turn)) return;
     map_.view_micro_batch(e.slot);
-    if (e.first == map_.layout().first) take(feed, turn, batches_[e.slot]);
+    if (e.first == map_.layout().first && !is_staged_) take(feed, turn, held(e, turn));
     view_weights(e);
-    const MicroBatch m = micro_batch(e);
+    const MicroBatch m = micro_batch(e, turn);
     for (int unit = e.first; unit < e.first + e.count; ++unit) run(forward_of(unit), unit, m);
-    if (has_head() && e.first + e.count == layers + 2) count(batches_[e.slot].host, m);
+    if (has_head() && e.first + e.count == layers + 2) count(m);
   }
 
   void backward(const Event& e, int turn) {
@@ -241,7 +355,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
     map_.view_micro_batch(e.slot);
     view_weights(e);
     view_gradients(e, turn);
-    MicroBatch m = micro_batch(e);
+    MicroBatch m = micro_batch(e, turn);
     m.accumulate = adds(turn);
     if (e.work != Work::backward_weight) stream_comes_back(e, turn, m);
     for (int unit = e.first + e.count - 1; unit >= e.first; --unit) {
@@ -363,20 +477,15 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   /// This rank's part of the squares, each gradient counted by one rank.
   void norm(const Event& e) {
     map_.view_resident_gradients(0);
-    Record* const record = map_.record(communicator_.rank());
-    backend_.run(Clear{record, sizeof *record});
     if (split.zero.stage > 0 || map_.at().data == 0 || sums_signs_)
       for (int b = e.first; b < e.first + e.count; ++b)
         each_own_run(b, [&](const Run& run, const auto* gradient) {
           using G = std::remove_cvref_t<decltype(*gradient)>;
           if (counts_squares(run))
-            backend_.run(SumOfSquaresOf<G>{&record->squares, gradient, run.count});
+            backend_.run(SumOfSquaresOf<G>{&own_record()->squares, gradient, run.count});
         });
-    const Region region = map_.records();
-    host_.pull(region);
-    host_.at(record)->result = own_;
-    if (split.grid.ranks() > 1) host_.push(region);
   }
+  Record* own_record() { return map_.record(communicator_.rank()); }
   /// What tensor ranks have in common counts once.
   bool counts_squares(const Run& run) const {
     return speaks_for(graph.parameters.rows[run.parameter], map_.at().tensor);
@@ -402,40 +511,42 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
     if (!total_.skipped) update_.serve();
   }
   bool is_skipped() {
-    if (total_.micro_batches == 0) decide();
+    if (!is_decided_) decide();
     return total_.skipped;
   }
 
-  /// Adds up all ranks' records: norm, clip, and whether there is anything to update with.
+  /// Decides in memory, from all ranks' records, whether there is an update and with which numbers.
   void decide() {
-    if (split.grid.ranks() > 1) host_.pull(map_.records());
-    ExactSum squares;
-    double norms = 0;  // of what each rank has, where they have not been summed
-    for (int rank = 0; rank < split.grid.ranks(); ++rank) {
-      const Record& record = *host_.at(map_.record(rank));
-      squares.add(record.squares);
-      norms += std::sqrt(record.squares.value());
-      total_ += record.result;
-    }
-    // gradients are sums over sentences so far, times the loss scale
-    double mean = 1.0 / (double(total_.sentences) * double(loss_scale_.scale));
-    total_.gradient_norm = (sums_signs_ ? norms : std::sqrt(squares.value())) * mean;
-    if (sums_signs_) mean *= split.grid.data;  // a rank's gradient stands for that of all
-    const bool finite = std::isfinite(total_.gradient_norm);
-    constexpr const LossScale& by = P::policy.precision.loss_scale;
-    if (!std::isfinite(total_.loss_sum) || (!finite && an_overflow_is_final(loss_scale_, by)))
+    backend_.run(RunOnce<DecideStep>{{.state = map_.state(),
+                                      .numbers = map_.numbers(),
+                                      .records = map_.record(0),
+                                      .ranks = split.grid.ranks(),
+                                      .by = policy.precision.loss_scale,
+                                      .optimizer = {.kind = policy.optimizer.kind,
+                                                    .beta1 = as_written(policy.optimizer.beta1),
+                                                    .beta2 = as_written(policy.optimizer.beta2),
+                                                    .epsilon = policy.optimizer.epsilon},
+                                      .own_gradients = sums_signs_ ? split.grid.data : 0}});
+    is_decided_ = true;
+    if (!is_watched_) return;
+    const StepState state = host_.read(map_.state(), 1)[0];
+    if (state.failed != 0) {
+      restore(state.loss_scale);
       faults_.raise(numbers_.step, fault_.empty() ? faults_.first_bad_gradient() : fault_);
-    total_.skipped = !finite;
-    loss_scale_ = loss_scale_after(loss_scale_, by, !finite);
-    const double bound = numbers_.clip / (total_.gradient_norm + 1e-6);
-    update_.begin(
-        {.learning_rate = float(numbers_.learning_rate),
-         .beta1 = policy.optimizer.beta1,
-         .beta2 = policy.optimizer.beta2,
-         .epsilon = policy.optimizer.epsilon,
-         .weight_decay = numbers_.weight_decay,
-         .gradient_scale = float(mean * (numbers_.clip > 0 ? std::fmin(1.0, bound) : 1.0)),
-         .t = updates() + 1});
+    }
+    total_ = state.total;
+    loss_scale_ = state.loss_scale;
+    update_.begin({.learning_rate = float(numbers_.learning_rate),
+                   .beta1 = policy.optimizer.beta1,
+                   .beta2 = policy.optimizer.beta2,
+                   .epsilon = policy.optimizer.epsilon,
+                   .weight_decay = numbers_.weight_decay,
+                   .gradient_scale = state.plain.gradient_scale,
+                   .t = updates() + 1});
+  }
+  void write_state(const StepState& state) {
+    *host_.at(map_.state()) = state;
+    host_.push({map_.input().end(), sizeof state});
   }
 
   /// Calls visit(run, its gradient in the type in which it waits) for what this rank updates.
@@ -559,44 +670,44 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   int which(int turn) const {
     return training_ ? split.micro_batch(map_.at().data, turn) : map_.at().data;
   }
-  bool is_absent(int turn) const { return which(turn) >= opened_; }
+  bool is_absent(int turn) const { return !is_staged_ && which(turn) >= opened_; }
+  /// Where a turn's micro-batch stands.
+  static int held(const Event& e, int turn) { return on_device ? turn : e.slot; }
 
-  /// The feed's micro-batch of a turn, brought to where the backend reads it.
-  template <Feed F> void take(F& feed, int turn, InFlight& batch) {
+  template <Feed F> static void fill(F& feed, int which, BatchView& batch, bool counts_before) {
     std::uint32_t first_ordinal = 0;
-    if (training_)
-      for (int i = 0; i < which(turn); ++i) first_ordinal += std::uint32_t(feed.sentences(i));
-    feed.fill(which(turn), batch.host, first_ordinal);
-    host_.push({map_.plan().batch.offset, map_.plan().batch.size});
+    for (int i = 0; counts_before && i < which; ++i)
+      first_ordinal += std::uint32_t(feed.sentences(i));
+    feed.fill(which, batch, first_ordinal);
+  }
+  /// The feed's micro-batch of a turn, brought to where the backend reads it.
+  template <Feed F> void take(F& feed, int turn, int held) {
+    InFlight& batch = batches_[held];
+    fill(feed, which(turn), batch.host, training_);
+    constexpr bytes size = batch_layout(P::policy).size;
+    host_.push({map_.input().offset + held * size, size});
     batch.here.rows = batch.host.rows;
     batch.here.sentences = batch.host.sentences;
   }
-  MicroBatch micro_batch(const Event& e) const {
-    return {.batch = batches_[e.slot].here,
-            .seed = numbers_.seed,
-            .step = std::uint32_t(numbers_.step),
+  MicroBatch micro_batch(const Event& e, int turn) const {
+    return {.batch = batches_[held(e, turn)].here,
+            .numbers = map_.numbers(),
             .training = training_,
-            .loss_scale = loss_scale_.scale};
+            .loss_scale = &map_.state()->loss_scale.scale};
   }
   /// Updates done before this step.
   std::int64_t updates() const { return numbers_.step - loss_scale_.skipped_steps; }
 
-  /// Adds the micro-batch's losses, in the order of its sentences.
-  void count(const BatchView& host, const MicroBatch& m) {
+  /// Adds the micro-batch's losses to this rank's.
+  void count(const MicroBatch& m) {
     if (!counts()) return;
-    const HostValues<float> loss = result<float>(loss_op().outputs[0], host.sentences);
-    const auto predicted = result<std::int32_t>(loss_op().outputs[1], host.sentences);
-    for (int s = 0; s < host.sentences; ++s) {
-      const std::int64_t length = host.lengths[s], rows = host.first_row[s + 1] - host.first_row[s];
-      own_.tokens += length;
-      own_.attended += length * rows;
-      if (host.labels[s] < 0) continue;
-      own_.loss_sum += loss[std::size_t(s)];
-      own_.correct += predicted[std::size_t(s)] == host.labels[s];
-      ++own_.sentences;
-    }
-    own_.rows += host.rows;
-    ++own_.micro_batches;
+    backend_.run(RunOnce<CountLosses>{
+        {.to = &own_record()->result,
+         .batch = m.batch,
+         .losses = map_.template tensor<float>(loss_op().outputs[0], layers),
+         .predictions = map_.template tensor<std::int32_t>(loss_op().outputs[1], layers)}});
+    if (!is_watched_) return;
+    own_ = host_.read(&own_record()->result, 1)[0];
     if (training_ && !std::isfinite(own_.loss_sum)) loss_is_not_finite(m);
   }
   /// A rank alone says so at once; of several, all come to the norm and see it there.
@@ -640,17 +751,22 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   HostView<B> host_;
   Faults<P, B, C> faults_;
   Update<P, B> update_;
-  InFlight batches_[most_in_flight];
+  StepsAhead<B> ahead_;
+  InFlight batches_[most_held];
   int tickets_[ScheduleOf<P>::capacity]{};
 
   StepNumbers numbers_;
   bool training_ = true;
-  bool sums_signs_ = false;  // in this step
-  int opened_ = 0;           // micro-batches of this step, all ranks
-  StepResult own_, total_;   // of this rank, of all
-  std::string fault_;        // what was not finite first
-  LossScaleState loss_scale_ = first_loss_scale(P::policy.precision.loss_scale);
-  std::vector<Span>* spans_ = nullptr;  // of the walk that is recorded
+  bool is_watched_ = true;                  // the host looks at each loss and decision
+  bool is_staged_ = false;                  // all micro-batches are in memory, filled up
+  bool sums_signs_ = false;                 // in this step
+  int opened_ = 0;                          // micro-batches of this step, all ranks
+  StepResult own_, total_;                  // of this rank, of all
+  bool is_decided_ = false;                 // whether and with what this step updates
+  std::string fault_;                       // what was not finite first
+  LossScaleState loss_scale_;               // after the last step that a host has seen
+  std::vector<StepResult> results_, read_;  // of steps launched since the last read-out, and then
+  std::vector<Span>* spans_ = nullptr;      // of the walk that is recorded
 };
 
 }  // namespace ctrain

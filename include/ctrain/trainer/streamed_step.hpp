@@ -294,11 +294,10 @@ template <HasPolicy P, Backend B> class StreamedStep {
     last_ = &batches_[std::size_t(j.micro)];
     map_.use(j.weights, j.gradients, j.region, sum_of(j.micro));
     compute(j, {.batch = *last_,
-                .seed = numbers_.seed,
-                .step = std::uint32_t(numbers_.step),
+                .numbers = &numbers_,
                 .training = training_,
                 .accumulate = j.micro > 0 && !split.layout_invariant,
-                .loss_scale = loss_scale_.scale});
+                .loss_scale = &loss_scale_.scale});
     fold(j);
   }
   void compute(const StreamJob& j, const MicroBatch& m) {

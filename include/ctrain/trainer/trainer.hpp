@@ -49,6 +49,8 @@ class Trainer : Check<P> {
  public:
   static constexpr const auto& policy = P::policy;
   static constexpr const auto& graph = GraphOf<P>::graph;
+  /// Whether step().launch() returns before a step has ended.
+  static constexpr bool runs_ahead = Step<P, B, C>::runs_ahead;
 
   /// Takes the arena. Weights are new ones drawn from `seed`; optimizer state is zero.
   explicit Trainer(std::uint64_t seed = P::policy.seed) : Trainer(nobody(), seed) {
@@ -181,12 +183,14 @@ class Trainer : Check<P> {
 
   /// To be called before tensors() are read: weights, gradients and optimizer state.
   void fetch_state() {
+    step_.catch_up();
     HostView<B>& host = step_.host();
     host.pull(plan().parameters), host.pull(plan().gradients);
     host.pull(plan().first_moment), host.pull(plan().second_moment), host.pull(plan().optimizer);
   }
   /// To be called after weights or optimizer state were written from outside.
   void weights_changed() {
+    step_.catch_up();
     HostView<B>& host = step_.host();
     host.push(plan().parameters), host.push(plan().first_moment), host.push(plan().second_moment);
     host.push(plan().optimizer);

@@ -31,14 +31,15 @@ template <HasPolicy P, Backend B> class Update {
     return ScheduleOf<P>::sends_signs && t > optimizer.compression.freeze_step;
   }
 
-  /// The numbers of what follows; weight decay is told apart by parameter.
+  /// The numbers of what follows; weight decay is told apart by parameter. Adam reads its own where
+  /// the step has decided them.
   void begin(const OptimizerNumbers& numbers) { numbers_ = numbers; }
 
   /// One update of consecutive elements of a parameter.
   template <class G> void run(const Run& run, const G* gradient) {
     const OptimizerNumbers n = numbers_of(run);
     if constexpr (is_adam(kind))
-      adam(run, gradient, n, kind, true);
+      adam(run, gradient, n, kind, true, decided(run));
     else if constexpr (kind == OptimizerKind::lamb)
       lamb(run, gradient, n);
     else if constexpr (kind == OptimizerKind::one_bit_lamb)
@@ -145,9 +146,14 @@ template <HasPolicy P, Backend B> class Update {
     if (!decays(graph.parameters.rows[run.parameter], optimizer.decay)) n.weight_decay = 0;
     return n;
   }
+  const AdamWFactors* decided(const Run& run) {
+    StepState* const state = map_.state();
+    return decays(graph.parameters.rows[run.parameter], optimizer.decay) ? &state->decaying
+                                                                         : &state->plain;
+  }
   template <class G>
   void adam(const Run& run, const G* gradient, const OptimizerNumbers& n, OptimizerKind which,
-            bool correct_bias) {
+            bool correct_bias, const AdamWFactors* decided = nullptr) {
     backend_.run(AdamWUpdateOf<G>{.weight = map_.at(State::weight, run),
                                   .first_moment = map_.at(State::first_moment, run),
                                   .second_moment = map_.at(State::second_moment, run),
@@ -161,7 +167,8 @@ template <HasPolicy P, Backend B> class Update {
                                   .weight_decay = n.weight_decay,
                                   .gradient_scale = n.gradient_scale,
                                   .t = n.t,
-                                  .correct_bias = correct_bias});
+                                  .correct_bias = correct_bias,
+                                  .decided = decided});
   }
 
   template <class G> void lamb(const Run& run, const G* gradient, const OptimizerNumbers& n) {

@@ -42,6 +42,24 @@ TEST_CASE("backend.dry_run.a_layer_and_gelu_are_one_product") {
   CHECK(list[2].kind == Kind::kernel);
 }
 
+TEST_CASE("backend.dry_run.a_recorded_step_is_listed_where_it_is_replayed") {
+  DryRun backend;
+  DryRun::Arena arena(MiB);
+  const auto clear = [&] { backend.run(Clear{arena.at(0, 64), 64}); };
+  backend.run(Clear{arena.at(0, 128), 128});
+  DryRun::Recording recording = backend.capture([&] { clear(), clear(); });
+  CHECK(backend.take().size() == 1);
+  DryRun::Staging staging = backend.staging(8);
+  backend.write_later(arena.at(0, 8), staging.data(), 8);
+  backend.replay(recording);
+  const std::vector<DeviceWork> list = backend.take();
+  REQUIRE(list.size() == 5);
+  CHECK(list[0].kind == Kind::copy);
+  CHECK(list[1].what == "a graph of 2 nodes begins");
+  CHECK(list[2].kind == Kind::kernel);
+  CHECK(list[4].what == "the graph ends");
+}
+
 TEST_CASE("backend.dry_run.reads_what_was_written_there") {
   DryRun backend;
   DryRun::Arena arena(MiB);

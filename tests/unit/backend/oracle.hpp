@@ -170,15 +170,13 @@ inline double kept(const ctrain::Dropout& dropout, int row, int element) {
   if (dropout.threshold == 0) return 1;
   const std::uint32_t token = dropout.row_keys[dropout.first_row ? dropout.first_row[row] : row];
   const bool drop =
-      ctrain::dropout_draw(dropout.key, token, std::uint32_t(element)) < dropout.threshold;
+      ctrain::dropout_draw(dropout.key(), token, std::uint32_t(element)) < dropout.threshold;
   return drop ? 0.0 : double(ctrain::dropout_scale(dropout.threshold));
 }
 
 inline ctrain::Dropout dropout(OwnedBatch& batch, float probability) {
-  return {{.seed = 0x123456789abcdefull, .step = 7, .layer_site = 11},
-          ctrain::dropout_threshold(probability),
-          batch.row_keys.data(),
-          nullptr};
+  static constexpr ctrain::StepNumbers numbers{.seed = 0x123456789abcdefull, .step = 7};
+  return {&numbers, 11, ctrain::dropout_threshold(probability), batch.row_keys.data(), nullptr};
 }
 
 }  // namespace oracle

@@ -299,13 +299,14 @@ TEST_CASE("backend.rows.cross_entropy_counts_only_labelled_sentences") {
   CHECK(predictions[0] == 0);
   oracle::on_every_backend(
       [&](auto& backend) {
+        const float scale = 0.2f;
         auto losses_out = oracle::poisoned<float>(sentences),
              d_logits_out = oracle::poisoned<float>(logits.size());
         std::vector<std::int32_t> predictions_out(sentences, -7);
         backend.run(CrossEntropyForward{losses_out.data(), predictions_out.data(), logits.data(),
                                         batch.view(), labels});
         backend.run(
-            CrossEntropyBackward{d_logits_out.data(), logits.data(), batch.view(), labels, 0.2f});
+            CrossEntropyBackward{d_logits_out.data(), logits.data(), batch.view(), labels, &scale});
         return std::vector<Floats>{
             losses_out, Floats(predictions_out.begin(), predictions_out.end()), d_logits_out};
       },

@@ -110,7 +110,7 @@ constexpr bool batch_arrays_are_apart(const Policy& p) {
     if (at[i + 1] - at[i] < 4 * p.batch.rows()) return false;
   for (int i = 4; i < 7; ++i)
     if (at[i + 1] - at[i] < 4 * (p.batch.sentence_bound() + 1)) return false;
-  return plan_memory(p).batch.size == b.size + Split::record;
+  return plan_memory(p).batch.size == b.size + Split::numbers + Split::state + Split::record;
 }
 static_assert(batch_arrays_are_apart(on(erlangshen_1b3, packed)));
 static_assert(batch_arrays_are_apart(on(erlangshen_1b3, padded)));

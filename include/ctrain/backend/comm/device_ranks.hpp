@@ -45,6 +45,8 @@ template <CollectiveLibrary L, class Control> class DeviceRanks {
   using Event = typename L::Event;
 
  public:
+  static constexpr bool is_recorded = true;  // what it does is on streams, and can be replayed
+
   explicit DeviceRanks(const Policy& p)
       : DeviceRanks(grid_of(p.parallel), DeviceRanksOptions::of(p), L(), grid_of(p.parallel),
                     double(p.parallel.deadline), p.parallel.ranks()) {}

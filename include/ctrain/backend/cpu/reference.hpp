@@ -286,7 +286,7 @@ struct CpuReference {
   void run(const SelectFirstForward& call) {
     for (std::int64_t s = 0; s < call.batch.sentences; ++s)
       for (int c = 0; c < call.hidden; ++c) {
-        const std::int32_t row = call.batch.first_row[s];
+        const std::int32_t row = call.batch.first_token(int(s));
         call.first[s * call.hidden + c] =
             call.rows.has(row) ? call.x[std::int64_t(row - call.rows.first) * call.hidden + c]
                                : 0.0f;
@@ -296,7 +296,7 @@ struct CpuReference {
   void run(const SelectFirstBackward& call) {
     std::fill_n(call.dx, std::int64_t(call.row_count()) * call.hidden, 0.0f);
     for (std::int64_t s = 0; s < call.batch.sentences; ++s)
-      if (const std::int32_t row = call.batch.first_row[s]; call.rows.has(row))
+      if (const std::int32_t row = call.batch.first_token(int(s)); call.rows.has(row))
         std::copy_n(call.d_first + s * call.hidden, call.hidden,
                     call.dx + std::int64_t(row - call.rows.first) * call.hidden);
   }
@@ -327,7 +327,7 @@ struct CpuReference {
   void run(const CrossEntropyBackward& call) {
     for (std::int64_t s = 0; s < call.batch.sentences; ++s)
       cross_entropy_slope(call.d_logits + s * call.labels, call.logits + s * call.labels,
-                          call.labels, call.batch.labels[s], call.scale);
+                          call.labels, call.batch.labels[s], call.factor());
   }
 
   // update ---------------------------------------------------------------------------------------
@@ -339,7 +339,8 @@ struct CpuReference {
   }
 
   template <class G> void run(const AdamWUpdateOf<G>& call) {
-    const AdamWFactors factors = adamw_factors(call);
+    if (is_skipped(call)) return;
+    const AdamWFactors factors = factors_of(call);
     with_adam_kind(call.kind, [&](auto kind) {
       for (std::int64_t i = 0; i < call.count; ++i) {
         const AdamWElement<float> before{call.weight[i], call.first_moment[i],

@@ -325,7 +325,7 @@ inline void compute(const TanhBackward& call, const Threads& threads) {
 inline void compute(const SelectFirstForward& call, const Threads&) {
   const std::size_t size = sizeof(float) * std::size_t(call.hidden);
   for (std::int64_t s = 0; s < call.batch.sentences; ++s) {
-    const std::int32_t row = call.batch.first_row[s];
+    const std::int32_t row = call.batch.first_token(int(s));
     float* first = call.first + s * call.hidden;
     if (call.rows.has(row))
       std::memcpy(first, call.x + std::int64_t(row - call.rows.first) * call.hidden, size);
@@ -339,7 +339,7 @@ inline void compute(const SelectFirstBackward& call, const Threads& threads) {
   each_row(threads, call.row_count(), call.hidden,
            [&](std::int64_t r) { std::memset(call.dx + r * call.hidden, 0, size); });
   for (std::int64_t s = 0; s < call.batch.sentences; ++s)
-    if (const std::int32_t row = call.batch.first_row[s]; call.rows.has(row))
+    if (const std::int32_t row = call.batch.first_token(int(s)); call.rows.has(row))
       std::memcpy(call.dx + std::int64_t(row - call.rows.first) * call.hidden,
                   call.d_first + s * call.hidden, size);
 }
@@ -355,7 +355,7 @@ inline void compute(const CrossEntropyForward& call, const Threads&) {
 inline void compute(const CrossEntropyBackward& call, const Threads&) {
   for (std::int64_t s = 0; s < call.batch.sentences; ++s)
     cross_entropy_slope(call.d_logits + s * call.labels, call.logits + s * call.labels, call.labels,
-                        call.batch.labels[s], call.scale);
+                        call.batch.labels[s], call.factor());
 }
 
 }  // namespace ctrain::cpu

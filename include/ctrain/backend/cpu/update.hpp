@@ -53,7 +53,8 @@ void adamw_range(const AdamWUpdateOf<G>& call, const AdamWFactors& factors, std:
 
 template <class G> void compute(const AdamWUpdateOf<G>& call, const Threads& threads) {
   constexpr std::int64_t piece = 16384;
-  const AdamWFactors factors = adamw_factors(call);
+  if (is_skipped(call)) return;
+  const AdamWFactors factors = factors_of(call);
   threads.each_uneven((call.count + piece - 1) / piece, threads.count, [&](std::int64_t i, int) {
     const std::int64_t first = i * piece, count = std::min(piece, call.count - first);
     with_adam_kind(call.kind, [&](auto kind) { adamw_range<kind>(call, factors, first, count); });

@@ -3,6 +3,7 @@
 
 #include <ctrain/backend/backend.hpp>
 #include <ctrain/backend/cuda/device.hpp>
+#include <ctrain/backend/cuda/graph.cuh>
 #include <ctrain/backend/cuda/kernel_calls.hpp>
 #include <ctrain/backend/cuda/launch.cuh>
 #include <ctrain/backend/cuda/policy_products.hpp>
@@ -19,6 +20,8 @@ namespace ctrain {
 class Cuda {
  public:
   using Arena = cuda::DeviceArena;
+  using Recording = cuda::RecordedGraph;
+  using Staging = cuda::PinnedMemory;
 
   /// `epilogues`: products take biases' gradients, GELU and its slope with them, where the library
   /// can.
@@ -67,6 +70,29 @@ class Cuda {
     copy(device, host, count, cudaMemcpyHostToDevice);
   }
 
+  /// What body() runs here and lets others do, recorded; it must have run once, so that libraries
+  /// are loaded and memory is taken.
+  template <class Body> cuda::RecordedGraph capture(Body&& body) {
+    calls_.flush();
+    return cuda::RecordedGraph(stream_.handle(), [&] {
+      body();
+      calls_.flush();
+    });
+  }
+  void replay(cuda::RecordedGraph& graph) {
+    calls_.flush();
+    graph.replay(stream_.handle());
+  }
+  /// Host memory for the two copies that follow, which return at once: synchronize() waits for
+  /// them.
+  cuda::PinnedMemory staging(bytes size) const { return cuda::PinnedMemory(size); }
+  void write_later(void* device, const std::byte* staged, bytes count) {
+    copy_later(device, staged, count, cudaMemcpyHostToDevice);
+  }
+  void read_later(std::byte* staged, const void* device, bytes count) {
+    copy_later(staged, device, count, cudaMemcpyDeviceToHost);
+  }
+
   template <cuda::RunsOnDevice<cuda::DeviceStream> Call> void run(const Call& call) {
     calls_.run(call);
   }
@@ -87,14 +113,6 @@ class Cuda {
     return best;
   }
 
-  /// Clip and loss scale without the host: see cuda::UpdateState.
-  void decide_update(cuda::UpdateState* state, const LossScale& by, float mean, float clip) {
-    calls_.decide_update(state, by, mean, clip);
-  }
-  template <class G> void update(const AdamWUpdateOf<G>& call, const cuda::UpdateState* state) {
-    calls_.update(call, state);
-  }
-
  private:
   void wait() {
     if (before_waiting_) before_waiting_();
@@ -104,9 +122,13 @@ class Cuda {
   void copy(void* to, const void* from, bytes count, cudaMemcpyKind kind) {
     calls_.flush();
     if (before_waiting_) before_waiting_();
+    copy_later(to, from, count, kind);
+    stream_.synchronize();
+  }
+  void copy_later(void* to, const void* from, bytes count, cudaMemcpyKind kind) {
+    calls_.flush();
     cuda::check(cudaMemcpyAsync(to, from, std::size_t(count), kind, stream_.handle()),
                 "cudaMemcpyAsync");
-    stream_.synchronize();
   }
 
   cuda::SelectedDevice device_;
@@ -116,6 +138,6 @@ class Cuda {
   std::function<void()> before_waiting_;
 };
 
-static_assert(Backend<Cuda>);
+static_assert(Replays<Cuda>);
 
 }  // namespace ctrain

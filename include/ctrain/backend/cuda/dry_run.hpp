@@ -247,6 +247,8 @@ template <class Call> CallCost cost_of(const Call&) {
 class DryRun {
  public:
   using Arena = dry_run::Space;
+  using Recording = std::vector<DeviceWork>;
+  using Staging = std::vector<std::byte>;
 
   DryRun() : launches_(log_), products_(log_), calls_(launches_, products_, true) {}
   DryRun(const DryRun&) = delete;
@@ -281,6 +283,28 @@ class DryRun {
     const dry_run::CallCost cost = dry_run::cost_of(call);
     log_.back().bytes_moved = cost.bytes_moved, log_.back().flops = cost.flops;
   }
+  /// A recorded step is listed where it is replayed, between two events.
+  template <class Body> Recording capture(Body&& body) {
+    Recording before = take();
+    body();
+    calls_.flush();
+    return std::exchange(log_, std::move(before));
+  }
+  void replay(const Recording& graph) {
+    add({.kind = DeviceWork::Kind::event,
+         .what = "a graph of " + std::to_string(graph.size()) + " nodes begins"});
+    log_.insert(log_.end(), graph.begin(), graph.end());
+    add({.kind = DeviceWork::Kind::event, .what = "the graph ends"});
+  }
+  Staging staging(bytes size) const { return Staging(std::size_t(size)); }
+  void write_later(void* device, const std::byte* staged, bytes count) {
+    write(device, staged, count);
+  }
+  void read_later(std::byte* staged, const void* device, bytes count) {
+    read(staged, device, count);
+  }
+  void synchronize() {}
+
   /// Something that is no call: a transfer, an event.
   void add(DeviceWork work) {
     calls_.flush();
@@ -302,6 +326,6 @@ class DryRun {
   cuda::KernelCalls<dry_run::Launches, dry_run::Products> calls_;
 };
 
-static_assert(Backend<DryRun>);
+static_assert(Replays<DryRun>);
 
 }  // namespace ctrain

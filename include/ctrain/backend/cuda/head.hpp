@@ -14,16 +14,17 @@ struct MoveFirstRows {
   static constexpr int threads = 128;
   float* to;
   const float* from;
-  const std::int32_t* first_row;
-  int sentences, hidden;
+  BatchView batch;
+  int hidden;
   bool gather;
   RowRange rows;
 
-  std::int64_t blocks() const { return sentences; }
+  std::int64_t blocks() const { return batch.sentences; }
   template <Block B> CTRAIN_HOST_DEVICE void operator()(B& block) const {
     const std::int64_t sentence = block.index() * hidden;
-    const bool held = rows.has(first_row[block.index()]);
-    const std::int64_t row = std::int64_t{first_row[block.index()] - rows.first} * hidden;
+    const std::int32_t first = batch.first_token(int(block.index()));
+    const bool held = rows.has(first);
+    const std::int64_t row = std::int64_t{first - rows.first} * hidden;
     for (int c = block.thread(); c < hidden; c += threads)
       if (gather)
         to[sentence + c] = held ? from[row + c] : 0.0f;
@@ -57,19 +58,17 @@ struct CrossEntropySlope {
     if (s >= call.batch.sentences) return;
     const std::int64_t at = std::int64_t{s} * call.labels;
     cross_entropy_slope(call.d_logits + at, call.logits + at, call.labels, call.batch.labels[s],
-                        call.scale);
+                        call.factor());
   }
 };
 
 template <Stream S> void compute(const SelectFirstForward& call, S& stream) {
-  stream.launch(MoveFirstRows{call.first, call.x, call.batch.first_row, call.batch.sentences,
-                              call.hidden, true, call.rows});
+  stream.launch(MoveFirstRows{call.first, call.x, call.batch, call.hidden, true, call.rows});
 }
 
 template <Stream S> void compute(const SelectFirstBackward& call, S& stream) {
   fill_zero(stream, call.dx, std::int64_t{call.row_count()} * call.hidden);
-  stream.launch(MoveFirstRows{call.dx, call.d_first, call.batch.first_row, call.batch.sentences,
-                              call.hidden, false, call.rows});
+  stream.launch(MoveFirstRows{call.dx, call.d_first, call.batch, call.hidden, false, call.rows});
 }
 
 template <Stream S> void compute(const CrossEntropyForward& call, S& stream) {

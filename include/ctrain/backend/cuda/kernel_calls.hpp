@@ -79,16 +79,6 @@ template <Stream S, ProductLibrary L> class KernelCalls {
         held);
   }
 
-  /// Clip and loss scale without the host: see UpdateState.
-  void decide_update(UpdateState* state, const LossScale& by, float mean, float clip) {
-    flush();
-    cuda::decide_update(stream_, state, by, mean, clip);
-  }
-  template <class G> void update(const AdamWUpdateOf<G>& call, const UpdateState* state) {
-    flush();
-    cuda::update(call, stream_, state);
-  }
-
  private:
   // calls become kernels and products ------------------------------------------------------------
 

@@ -1,38 +1,13 @@
-/// \file  Device kernels of the update: gradient norm, clip factor, loss scale, AdamW.   floor 5: backend
+/// \file  Device kernels of the update: gradient norm, AdamW.   floor 5: backend
 #pragma once
 
 #include <ctrain/backend/calls.hpp>
 #include <ctrain/backend/cuda/block.hpp>
 #include <ctrain/backend/cuda/elementwise.hpp>
 #include <ctrain/backend/math/adamw.hpp>
-#include <ctrain/backend/math/loss_scale.hpp>
 #include <ctrain/backend/math/sum_of_squares.hpp>
 
-#include <cmath>
-
 namespace ctrain::cuda {
-
-// vocabulary --------------------------------------------------------------------------------------
-
-/// What a step decides on the device, so that no host waits for the norm.
-struct UpdateState {
-  ExactSum sum_of_squares;    // of all gradients
-  float gradient_factor = 0;  // of every gradient; 0: not finite, the update does nothing
-  LossScaleState loss;        // what the loss is multiplied by, and the steps that were skipped
-};
-
-// functions ---------------------------------------------------------------------------------------
-
-/// The factor for gradients that are sums over sentences, `mean` = 1 / sentences: the mean's norm
-/// is clipped to `clip` (0: no clipping). 0 where the norm is not finite.
-CTRAIN_HOST_DEVICE inline float gradient_factor(double sum_of_squares, float loss_scale, float mean,
-                                                float clip) {
-  const double scale = double(mean) / double(loss_scale);
-  const double norm = std::sqrt(sum_of_squares) * scale;
-  if (!(norm <= 1.7976931348623157e308)) return 0;
-  const double bound = clip > 0 ? double(clip) / (norm + 1e-6) : 1.0;
-  return float(scale * (bound < 1.0 ? bound : 1.0));
-}
 
 // kernels -----------------------------------------------------------------------------------------
 
@@ -90,35 +65,14 @@ struct FoldSquares {
   }
 };
 
-/// Turns the sum of squares into the gradient's factor; then the loss scale moves.
-struct DecideUpdate {
-  static constexpr int threads = 32;
-  UpdateState* state;
-  LossScale by;
-  float mean, clip;
-
-  std::int64_t blocks() const { return 1; }
-  template <Block B> CTRAIN_HOST_DEVICE void operator()(B& block) const {
-    if (block.thread() != 0) return;
-    state->gradient_factor =
-        gradient_factor(state->sum_of_squares.value(), state->loss.scale, mean, clip);
-    state->loss = loss_scale_after(state->loss, by, state->gradient_factor == 0);
-  }
-};
-
-/// One pass: 28 bytes an element. `state` null: the call's own gradient_scale; otherwise the factor
-/// decided on the device, and nothing at all where that is 0.
+/// One pass: 28 bytes an element. `factors` are those of a call that points to none.
 template <OptimizerKind Kind, class G> struct AdamWOp {
   AdamWUpdateOf<G> call;
   AdamWFactors factors;
-  const UpdateState* state;
 
   template <int N> CTRAIN_HOST_DEVICE void at(std::int64_t i) const {
-    AdamWFactors by = factors;
-    if (state != nullptr) {
-      if (state->gradient_factor == 0) return;
-      by.gradient_scale *= state->gradient_factor;
-    }
+    if (is_skipped(call)) return;
+    const AdamWFactors by = call.decided != nullptr ? *call.decided : factors;
     Values<N> w = load<N>(call.weight + i), m = load<N>(call.first_moment + i),
               v = load<N>(call.second_moment + i);
     const Values<N> g = load<N>(call.gradient + i);
@@ -146,25 +100,12 @@ template <class G, Stream S> void compute(const SumOfSquaresOf<G>& call, S& stre
   stream.launch(FoldSquares{call.sum, partial, chunks});
 }
 
-/// AdamW with the factor decided on the device, or, with state null, as the call says.
-template <class G, Stream S>
-void update(const AdamWUpdateOf<G>& call, S& stream, const UpdateState* state = nullptr) {
-  const AdamWFactors factors = adamw_factors(call);
-  const auto run = [&](const auto& op) {
-    each_element<group_of<G>>(stream, op, call.count, call.weight, call.first_moment,
-                              call.second_moment, call.gradient);
-  };
-  with_adam_kind(call.kind, [&](auto kind) { run(AdamWOp<kind, G>{call, factors, state}); });
-}
-
 template <class G, Stream S> void compute(const AdamWUpdateOf<G>& call, S& stream) {
-  update(call, stream);
-}
-
-/// A kernel that only decides; see UpdateState.
-template <Stream S>
-void decide_update(S& stream, UpdateState* state, const LossScale& by, float mean, float clip) {
-  stream.launch(DecideUpdate{state, by, mean, clip});
+  const AdamWFactors factors = call.decided != nullptr ? AdamWFactors{} : adamw_factors(call);
+  with_adam_kind(call.kind, [&](auto kind) {
+    each_element<group_of<G>>(stream, AdamWOp<kind, G>{call, factors}, call.count, call.weight,
+                              call.first_moment, call.second_moment, call.gradient);
+  });
 }
 
 }  // namespace ctrain::cuda

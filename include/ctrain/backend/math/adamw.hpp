@@ -5,11 +5,22 @@
 #include <ctrain/backend/math/elementary.hpp>
 #include <ctrain/core/decimal.hpp>
 
+#include <cmath>
 #include <type_traits>
 
 namespace ctrain {
 
-/// One step's constants, rounded to float once.
+/// What decides the factors of a step, in double: betas as someone wrote them.
+struct AdamWNumbers {
+  OptimizerKind kind = OptimizerKind::adamw_torch;
+  double learning_rate = 0, beta1 = 0, beta2 = 0;
+  float epsilon = 0, weight_decay = 0, gradient_scale = 1;
+  std::int64_t t = 1;
+  bool correct_bias = true;
+};
+
+/// One step's constants, rounded to float once. Decided ones whose gradient_scale is 0: nothing
+/// is updated.
 struct AdamWFactors {
   float beta1 = 0, beta2 = 0;
   float rest1 = 0, rest2 = 0;  // 1 - beta
@@ -25,22 +36,41 @@ template <class Real> struct AdamWElement { Real weight, first_moment, second_mo
 /// torch.optim.AdamW: w (1 - lr wd) - lr / c1 * m / (sqrt(v) / sqrt(c2) + eps), c = 1 - beta^t.
 /// Hugging Face: w - lr sqrt(c2) / c1 * m / (sqrt(v) + eps), then times (1 - lr wd). L2: torch's
 /// step of m without decay, which g has had added: wd w.
-template <class G> AdamWFactors adamw_factors(const AdamWUpdateOf<G>& call) {
-  const double beta1 = as_written(call.beta1), beta2 = as_written(call.beta2);
-  const double correction1 = call.correct_bias ? 1 - std::pow(beta1, double(call.t)) : 1.0;
-  const double root2 = call.correct_bias ? std::sqrt(1 - std::pow(beta2, double(call.t))) : 1.0;
-  const bool torch = call.kind != OptimizerKind::adamw_hugging_face;
-  const double rate = call.learning_rate;
-  return {.beta1 = float(beta1),
-          .beta2 = float(beta2),
-          .rest1 = float(1 - beta1),
-          .rest2 = float(1 - beta2),
+CTRAIN_HOST_DEVICE inline AdamWFactors adamw_factors(const AdamWNumbers& n) {
+  const double correction1 = n.correct_bias ? 1 - std::pow(n.beta1, double(n.t)) : 1.0;
+  const double root2 = n.correct_bias ? std::sqrt(1 - std::pow(n.beta2, double(n.t))) : 1.0;
+  const bool torch = n.kind != OptimizerKind::adamw_hugging_face;
+  const double rate = n.learning_rate;
+  return {.beta1 = float(n.beta1),
+          .beta2 = float(n.beta2),
+          .rest1 = float(1 - n.beta1),
+          .rest2 = float(1 - n.beta2),
           .step_size = float(torch ? rate / correction1 : rate * root2 / correction1),
           .root_correction = torch ? float(root2) : 1.0f,
-          .epsilon = call.epsilon,
-          .decay = call.kind == OptimizerKind::adam_l2 ? call.weight_decay
-                                                       : float(rate * call.weight_decay),
-          .gradient_scale = call.gradient_scale};
+          .epsilon = n.epsilon,
+          .decay = n.kind == OptimizerKind::adam_l2 ? n.weight_decay : float(rate * n.weight_decay),
+          .gradient_scale = n.gradient_scale};
+}
+
+/// Of a call that does not point to decided ones.
+template <class G> AdamWFactors adamw_factors(const AdamWUpdateOf<G>& call) {
+  return adamw_factors(AdamWNumbers{.kind = call.kind,
+                                    .learning_rate = call.learning_rate,
+                                    .beta1 = as_written(call.beta1),
+                                    .beta2 = as_written(call.beta2),
+                                    .epsilon = call.epsilon,
+                                    .weight_decay = call.weight_decay,
+                                    .gradient_scale = call.gradient_scale,
+                                    .t = call.t,
+                                    .correct_bias = call.correct_bias});
+}
+
+/// Of any call, where its pointers can be followed.
+template <class G> AdamWFactors factors_of(const AdamWUpdateOf<G>& call) {
+  return call.decided != nullptr ? *call.decided : adamw_factors(call);
+}
+template <class G> CTRAIN_HOST_DEVICE bool is_skipped(const AdamWUpdateOf<G>& call) {
+  return call.decided != nullptr && call.decided->gradient_scale == 0;
 }
 
 template <OptimizerKind Kind, class Real>

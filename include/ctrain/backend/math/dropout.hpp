@@ -26,7 +26,7 @@ struct DropoutRow {
 /// Without dropout, row_keys is not read and may be null.
 CTRAIN_HOST_DEVICE inline DropoutRow dropout_row(const Dropout& dropout, int row) {
   if (dropout.threshold == 0) return {};
-  return {dropout.key, dropout_token(dropout, row), dropout.threshold,
+  return {dropout.key(), dropout_token(dropout, row), dropout.threshold,
           dropout_scale(dropout.threshold)};
 }
 
