@@ -140,7 +140,8 @@ template <HasPolicy P, Backend B> class StreamedStep {
     static constexpr const auto& table = StreamTableOf<P, Pass>::table;
     require_whole();
     broken_ = true;
-    lanes_.walk({table.rows, std::size_t(table.size)});
+    const std::span<const StreamJob> rows(table.rows, std::size_t(table.size));
+    lanes_.walk(rows);  // nvcc 13 loses a semicolon after a braced argument here
     broken_ = false;
   }
   void require_whole() const {
