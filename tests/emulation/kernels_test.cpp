@@ -62,6 +62,7 @@ TEMPLATE_TEST_CASE("cuda.emulated.adamw_agrees", "", float, bf16, fp16) {
 
 TEMPLATE_TEST_CASE("cuda.emulated.row_programs_agree", "", float, bf16, fp16) {
   emulation::row_programs_agree<TestType>();
+  emulation::zero_one_programs_agree<TestType>();
 }
 
 TEST_CASE("cuda.emulated.sign_compression_has_the_same_bits") {

@@ -50,6 +50,41 @@ template <class G> void row_programs_agree() {
     }
 }
 
+/// Steps of 0/1 Adam in both spellings.
+template <class G> void zero_one_programs_agree() {
+  for (const Compat compat : {Compat::paper, Compat::deepspeed})
+    for (const int count : {6, 1030}) {
+      oracle::Random random(53);
+      const auto size = std::size_t(count);
+      const Floats w = random.values<float>(size), m = random.values<float>(size),
+                   u = random.values<float>(size);
+      Floats v = random.values<float>(size);
+      for (float& x : v) x *= x;
+      v[1] = 0;
+      Buffer<G> g(random.values<G>(size), 0);
+      const OptimizerNumbers n{1e-2f, 0.9f, 0.999f, 1e-3f, 0.1f, 0.5f, 3};
+      const ZeroOneNumbers by(n, compat);
+      agrees(
+          [&](auto& backend) {
+            Buffer<float> weight(w, 0), first(m, 0), second(v, 0), gathered(u, 0), last(w, 0);
+            float *const at = weight.data(), *const moment = first.data(),
+                         *const square = second.data(), *const sum = gathered.data();
+            backend.run(RunRows<FollowWithin, G>{
+                {FollowGradient(n), 2.5f}, {moment, square}, count, g.data()});
+            backend.run(RunRows<DescendByRoot>{{by}, {at, moment, square}, count});
+            backend.run(RunRows<GatherMomentum>{{by}, {sum, at, moment, square}, count});
+            backend.run(RunRows<LocalStep>{{by}, {sum, at, moment, square}, count});
+            backend.run(RunRows<AddGradientToError, G>{{n.gradient_scale}, {sum}, count, g.data()});
+            backend.run(RunRows<TakeSync>{
+                {by.root, 3.0f, 0.99, 0.02}, {at, moment, square, last.data()}, count});
+            backend.run(RunRows<TakeOwnMean>{{50.0f}, {last.data(), sum}, count});
+            return std::vector<Floats>{weight.floats(), first.floats(), gathered.floats(),
+                                       last.floats()};
+          },
+          {1e-6, 1e-6, 0, 1e-6});
+    }
+}
+
 /// Bits, scales and errors are the reference's.
 inline void sign_compression_agrees() {
   for (const int count : {8, 40, 2056})

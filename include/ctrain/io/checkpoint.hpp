@@ -38,6 +38,7 @@ struct RunState {
   SamplerPosition sampler;
   std::map<std::string, double> metrics;  // latest value of each, for the checkpoint rules
   std::int64_t validated_step = -1;       // step of the latest validation; -1: none yet
+  bool validation_waits = false;          // one is due that had to wait for a sync
   std::vector<std::string> labels;        // names of the classes, in their order
   CheckpointState kept;
 
@@ -100,6 +101,7 @@ inline nlohmann::json to_json(const RunState& s) {
            {{"epoch", s.sampler.epoch}, {"batch", s.sampler.batch}, {"sample", s.sampler.sample}}},
           {"metrics", metrics},
           {"validated_step", s.validated_step},
+          {"validation_waits", s.validation_waits},
           {"labels", s.labels},
           {"kept",
            {{"directory", s.kept.directory},
@@ -117,6 +119,7 @@ inline RunState from_json(const nlohmann::json& j) {
   s.sampler = {sampler.at("epoch"), sampler.at("batch"), sampler.at("sample")};
   for (const auto& [name, value] : j.at("metrics").items()) s.metrics[name] = number_from(value);
   s.validated_step = j.at("validated_step");
+  s.validation_waits = j.value("validation_waits", false);
   s.labels = j.at("labels");
   const nlohmann::json& kept = j.at("kept");
   s.kept.directory = kept.at("directory");

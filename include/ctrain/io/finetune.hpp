@@ -278,6 +278,7 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
     step_ = state.step;
     metrics_ = state.metrics;
     validated_step_ = state.validated_step;
+    validation_waits_ = state.validation_waits;
     if constexpr (P::policy.precision.compute == Compute::fp16)
       trainer_.step().restore(state.loss_scale);
     sampler_.start(state.sampler, state.seed);
@@ -396,14 +397,21 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
 
     while (flags_.max_steps < 0 || step_ < flags_.max_steps) {
       const std::int64_t first = sampler_.position().batch;
-      if (!train_step(epoch)) break;
+      if (!train_step(epoch, batches)) break;
       validate_if_due(first, sampler_.position().batch);
+      save_what_waited(epoch);
     }
     read_out();
     if (leads()) log_->display().finish(ProgressRow::main);
     if (sampler_.position().batch < batches) return;  // max_steps ended it
     checkpoint_if_due(CheckpointMoment::train_epoch_end, epoch);
     sampler_.start({epoch + 1});
+  }
+
+  /// Whether the step that has just been taken ends the run.
+  bool is_last_step(std::int64_t epoch, std::int64_t batches) const {
+    if (flags_.max_steps >= 0 && step_ + 1 >= flags_.max_steps) return true;
+    return epochs() >= 0 && epoch + 1 >= epochs() && sampler_.position().batch >= batches;
   }
 
   /// Goes on within an epoch. A checkpoint may have been written before the validation of its step,
@@ -427,7 +435,7 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
 
   /// False where the epoch has no micro-batch left. A device that runs ahead is waited for only
   /// where somebody wants to know: for a line of the log, a checkpoint, a validation.
-  bool train_step(std::int64_t epoch) {
+  bool train_step(std::int64_t epoch, std::int64_t all_batches) {
     const StepNumbers numbers{.seed = *flags_.seed,
                               .step = step_,
                               .learning_rate = schedule_.at(step_),
@@ -436,6 +444,7 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
     if (unread_ == 0) unread_since_ = steady_seconds();
     const int batches = launch(numbers);
     if (batches == 0) return false;
+    if (is_last_step(epoch, all_batches)) trainer_.step().sync();
     ++step_, ++unread_;
     bar_.done += batches;
     const auto every = [&](std::int64_t period) { return period > 0 && step_ % period == 0; };
@@ -578,8 +587,11 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
     return due && step_ != validated_step_;
   }
 
+  /// What falls between two syncs of 0/1 Adam is done at the next.
   void validate_if_due(std::int64_t first, std::int64_t end) {
-    if (!validation_is_due(first, end)) return;
+    validation_waits_ |= validation_is_due(first, end);
+    if (!validation_waits_ || !trainer_.step().is_synced()) return;
+    validation_waits_ = false;
     read_out();
     const std::int64_t epoch = sampler_.position().epoch;
     const Evaluation e =
@@ -607,11 +619,25 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
   // files ----------------------------------------------------------------------------------------
 
   void checkpoint_if_due(CheckpointMoment moment, std::int64_t epoch) {
+    if (trainer_.step().is_synced())
+      save_if({.moment = moment, .epoch = epoch});
+    else
+      checkpoint_waits_ |= rules_.due(moment, step_);
+  }
+  void save_what_waited(std::int64_t epoch) {
+    if (checkpoint_waits_ && trainer_.step().is_synced()) {
+      checkpoint_waits_ = false;
+      save_if({.epoch = epoch, .has_waited = true});
+    }
+  }
+  /// What the rules say of an event of now.
+  void save_if(const CheckpointEvent& event) {
     const std::filesystem::path folder = flags_.dirpath;
     const CheckpointActions actions =
-        rules_.decide({.moment = moment,
-                       .epoch = epoch,
+        rules_.decide({.moment = event.moment,
+                       .epoch = event.epoch,
                        .step = step_,
+                       .has_waited = event.has_waited,
                        .validation_has_run = validated_step_ >= 0,
                        .metrics = metrics_},
                       [&](const std::string& name) {
@@ -639,6 +665,7 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
             .sampler = sampler_.position(),
             .metrics = metrics_,
             .validated_step = validated_step_,
+            .validation_waits = validation_waits_,
             .labels = label_names(data_.labels),
             .kept = rules_.state()};
   }
@@ -680,8 +707,9 @@ template <HasPolicy P, Backend B, Communicator C> class FineTuning {
   std::optional<RunLog> log_;
   double peak_ = 0;  // operations a second
 
-  std::int64_t step_ = 0;             // optimizer steps done
-  std::int64_t validated_step_ = -1;  // at the latest validation
+  std::int64_t step_ = 0;                                     // optimizer steps done
+  std::int64_t validated_step_ = -1;                          // at the latest validation
+  bool validation_waits_ = false, checkpoint_waits_ = false;  // for a sync
   std::map<std::string, double> metrics_;
   RunningMean<20> recent_;
   StepResult last_;          // the latest that was read

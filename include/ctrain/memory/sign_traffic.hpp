@@ -63,6 +63,14 @@ constexpr SignTraffic sign_traffic(const ParameterTable& t, int ranks) {
   return traffic;
 }
 
+/// Elements of all tensors, each rounded up to whole vectors.
+constexpr std::int64_t whole_vectors(const ParameterTable& t) {
+  std::int64_t elements = 0;
+  for (const Parameter& p : t.rows)
+    elements += round_up(p.elements(), 16) * (p.segment == Segment::block ? t.layers : 1);
+  return elements;
+}
+
 /// What 1-bit LAMB keeps on top: a few numbers for each tensor, a variance that goes on moving, and
 /// the momentum of the step before. Byte offsets from the start of the optimizer's own memory.
 struct OneBitLambLayout {
@@ -72,9 +80,7 @@ struct OneBitLambLayout {
 };
 constexpr OneBitLambLayout one_bit_lamb_layout(const ParameterTable& t, const SignTraffic& traffic,
                                                bytes start) {
-  std::int64_t elements = 0;  // each tensor's rounded up to whole vectors
-  for (const Parameter& p : t.rows)
-    elements += round_up(p.elements(), 16) * (p.segment == Segment::block ? t.layers : 1);
+  const std::int64_t elements = whole_vectors(t);
   OneBitLambLayout layout;
   layout.tensors = round_up(start, 64);
   layout.variance = round_up(layout.tensors + OneBitLambLayout::numbers * traffic.tensors, 64);
@@ -92,10 +98,25 @@ constexpr OneBitLambLayout one_bit_lamb_layout(const Policy& p, const ParameterT
   return one_bit_lamb_layout(t, traffic, sends_signs(p) ? traffic.size() : SignTraffic::scratch);
 }
 
+/// What 0/1 Adam keeps on top: on a rank alone, what its steps gather; among several, where that is
+/// added to a worker's error, the weights that all ranks had at the last sync. (Subtracting from a
+/// weight what was gathered would leave each rank with a rounding of its own.) A byte offset from
+/// the start of the optimizer's own memory.
+struct ZeroOneLayout {
+  bytes elements = 0, size = 0;
+};
+constexpr ZeroOneLayout zero_one_layout(const Policy& p, const ParameterTable& t) {
+  const bytes start =
+      sends_signs(p) ? sign_traffic(t, p.parallel.data).size() : SignTraffic::scratch;
+  const bytes first = round_up(start, 64);
+  return {first, first + 4 * whole_vectors(t)};
+}
+
 /// Bytes that a rank's optimizer has beside its two moments.
 constexpr bytes optimizer_memory(const Policy& p, const ParameterTable& t) {
   if (is_adam(p.optimizer.kind)) return 0;
   if (p.optimizer.kind == OptimizerKind::one_bit_lamb) return one_bit_lamb_layout(p, t).size;
+  if (p.optimizer.kind == OptimizerKind::zero_one_adam) return zero_one_layout(p, t).size;
   return sends_signs(p) ? sign_traffic(t, p.parallel.data).size() : SignTraffic::scratch;
 }
 

@@ -6,9 +6,15 @@
 #include <ctrain/policy/grid.hpp>
 #include <ctrain/policy/policy.hpp>
 
+#include <cstdint>
+
 namespace ctrain {
 
 // vocabulary -------------------------------------------------------------------------------------
+
+/// What data ranks send each other in a step besides their records: gradients to be summed, signs
+/// of what each of them has instead, or nothing, and then each goes on with its own.
+enum class Sums : std::uint8_t { gradients, signs, nothing };
 
 /// Numbers that a schedule is built from.
 struct Split {
@@ -19,10 +25,12 @@ struct Split {
   bool layout_invariant = false;
   bool adds_on_device = false;  // ranks with a card each add in the fixed tree
   bool trains = true;           // false: an evaluation, one micro-batch forward
+  bool only_syncs = false;      // no micro-batch: signs of what was gathered in steps before
   int layers = 1;
   int micro_batches = 1;  // of a data rank
   ElementBytes size{};
-  bytes sign_message = 0;  // data ranks send each other signs of that many bytes; 0: gradients
+  Sums sums = Sums::gradients;
+  bytes sign_message = 0;  // of one data rank to another, where they send signs
   bytes stream = 0;        // what a stage hands on: rows x hidden in binary32, a tensor rank's part
 
   /// Buffers that stage 3 gathers into, and those that stages 2 and 3 reduce from.
@@ -134,9 +142,12 @@ constexpr Split split_of(const Policy& p) {
       .adds_on_device =
           p.device.kind == DeviceKind::cuda && p.deterministic == Deterministic::layout_invariant,
       .trains = true,
+      .only_syncs = false,
       .layers = p.model.layers,
       .micro_batches = p.batch.accumulation,
       .size = {},
+      .sums = Sums::gradients,
+      .sign_message = 0,
       .stream = bytes{4} * p.batch.rows() * p.model.hidden / (sequence ? p.parallel.tensor : 1)};
 }
 

@@ -101,7 +101,7 @@ enum class OptimizerKind : std::uint8_t {
 
 /// Where a paper and DeepSpeed differ. LAMB: DeepSpeed corrects the bias of the whole update,
 /// outside the trust ratio, which it bounds. 1-bit methods: DeepSpeed corrects no bias, and the
-/// first gradient of a run is lost.
+/// first gradient of a run is lost. 0/1 Adam, which neither corrects: trainer/zero_one_update.hpp.
 enum class Compat : std::uint8_t { paper, deepspeed };
 
 constexpr bool is_adam(OptimizerKind kind) {
@@ -124,7 +124,7 @@ struct TrustRatio {
 
 /// What 1-bit methods are told beside the numbers of Adam or LAMB, by DeepSpeed's defaults.
 struct Compression {
-  int freeze_step = 100000;       // the variance is frozen after that many steps
+  int freeze_step = 100000;       // the variance is frozen after that many updates
   int variance_scaler = 16;       // zero_one_adam: variance steps until their interval doubles
   int local_step_scaler = 32678;  // zero_one_adam: steps until the interval of syncs doubles
   int local_step_limit = 16;      // zero_one_adam: the longest such interval

@@ -101,8 +101,6 @@ concept tf32_needs_tensor_cores = !(ComputeIsTf32 && !DeviceIsACard);
 template <bool PowersOfTwo, int FactorMillionths, int Window, int Hysteresis>
 concept a_loss_scale_moves_by_powers_of_two = (PowersOfTwo && FactorMillionths >= 2000000 &&
                                                Window >= 1 && Hysteresis >= 1);
-template <bool StepsHaveIt>
-concept a_step_knows_the_optimizer = StepsHaveIt;
 template <bool SendsSigns, int ZeroStage>
 concept sums_of_signs_are_of_whole_states = !(SendsSigns && ZeroStage > 0);
 template <bool SendsSigns, int Tensor, int Pipeline>
@@ -311,11 +309,6 @@ struct a_loss_scale_moves_by_powers_of_two {
                 "invalid policy: a loss scale moves exponents only, so that no bit is lost. Make "
                 "precision.loss_scale's initial, factor and minimum (or 0) powers of two within "
                 "float's range, factor, window and hysteresis at least 2, 1 and 1.");
-};
-template <bool StepsHaveIt> struct a_step_knows_the_optimizer {
-  static_assert(ctrain::a_step_knows_the_optimizer<StepsHaveIt>,
-                "invalid policy: backends have the programs of 0/1 Adam, but no step runs them "
-                "yet. Set optimizer.kind to one of the others.");
 };
 template <bool SendsSigns, int ZeroStage> struct sums_of_signs_are_of_whole_states {
   static_assert(ctrain::sums_of_signs_are_of_whole_states<SendsSigns, ZeroStage>,
@@ -604,7 +597,6 @@ inline constexpr bool keeps_every_rule =
                                          millionths(P::policy.precision.loss_scale.factor),
                                          P::policy.precision.loss_scale.window,
                                          P::policy.precision.loss_scale.hysteresis> &&
-     a_step_knows_the_optimizer<(P::policy.optimizer.kind != OptimizerKind::zero_one_adam)> &&
      sums_of_signs_are_of_whole_states<sends_signs(P::policy.optimizer.kind),
                                        P::policy.zero.stage> &&
      sums_of_signs_are_among_data_ranks<sends_signs(P::policy.optimizer.kind),
@@ -724,7 +716,6 @@ struct CheckPolicy
                                                 millionths(P::policy.precision.loss_scale.factor),
                                                 P::policy.precision.loss_scale.window,
                                                 P::policy.precision.loss_scale.hysteresis>,
-      rule::a_step_knows_the_optimizer<(P::policy.optimizer.kind != OptimizerKind::zero_one_adam)>,
       rule::sums_of_signs_are_of_whole_states<sends_signs(P::policy.optimizer.kind),
                                               P::policy.zero.stage>,
       rule::sums_of_signs_are_among_data_ranks<sends_signs(P::policy.optimizer.kind),

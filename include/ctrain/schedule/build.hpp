@@ -83,7 +83,9 @@ template <int Capacity> struct StageWriter {
   constexpr bytes parameter_bytes(int bucket) const {
     return layout.buckets.rows[bucket].elements * split.size.parameter;
   }
-  constexpr bool sums_gradients() const { return split.grid.data > 1 && split.sign_message == 0; }
+  constexpr bool sums_gradients() const {
+    return split.grid.data > 1 && split.sums == Sums::gradients;
+  }
   constexpr int last_bucket() const { return layout.buckets.size - 1; }
 
   // gradients ------------------------------------------------------------------------------------
@@ -329,7 +331,7 @@ template <int Capacity> struct StageWriter {
     if (split.gathers_norm())
       wait(collective(Collective::all_gather, Group::world, 0, norms, norms,
                       Split::record * split.grid.ranks()));
-    if (split.sign_message > 0) sum_signs();
+    if (split.sums == Sums::signs) sum_signs(place(Store::gradients, 0));
     if (stage == 0 || stage == 3) {
       buckets(Work::update, gradients,
               place(stage == 0 ? Store::parameters : Store::parameter_shard, 0), 0, n);
@@ -346,16 +348,24 @@ template <int Capacity> struct StageWriter {
     end_section(1);
   }
 
-  /// Signs of the momentum go to the rank that takes their chunk's mean, and its signs to all.
-  constexpr void sum_signs() {
+  /// Signs of what each rank has go to the one that takes their chunk's mean, and its signs to all.
+  constexpr void sum_signs(Place gradients) {
     const int n = layout.buckets.size, ranks = split.grid.data;
     const Place signs = place(Store::signs, 0), means = place(Store::means, 0);
-    buckets(Work::compress, place(Store::gradients, 0), signs, 0, n);
+    buckets(Work::compress, gradients, signs, 0, n);
     wait(collective(Collective::all_to_all, Group::data, 0, signs, signs,
                     2 * ranks * split.sign_message));
     buckets(Work::serve, signs, means, 0, n);
     wait(collective(Collective::all_gather, Group::data, 0, means, means,
                     ranks * split.sign_message));
+  }
+
+  /// Without a gradient: what ranks have gathered in the steps since they last sent signs.
+  constexpr void sync() {
+    sum_signs({});
+    buckets(Work::update, place(Store::means, 0), place(Store::parameters, 0), 0,
+            layout.buckets.size);
+    end_section(1);
   }
 
   // an evaluation -------------------------------------------------------------------------------
@@ -379,6 +389,7 @@ template <int Capacity> struct StageWriter {
 
   constexpr void step() {
     if (!split.trains) return evaluate();
+    if (split.only_syncs) return sync();
     const int n = layout.buckets.size;
     buckets(Work::clear, {},
             place(split.zero.stage >= 2 ? Store::gradient_shard : Store::gradients, 0), 0, n);

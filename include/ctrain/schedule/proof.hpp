@@ -310,8 +310,8 @@ template <int Ranks, int Capacity> struct Walk {
     r.state = Reducing::undefined;
   }
 
-  /// Every bucket's sum is over all micro-batches of all data ranks, or of this one where signs are
-  /// summed instead.
+  /// Every bucket's sum is over all micro-batches of all data ranks, or of this one where signs or
+  /// nothing is summed instead.
   constexpr void norm(int rank, const Event& e) {
     Walker<Capacity>& w = walkers[rank];
     const Store store = split.zero.stage < 2 ? Store::gradients : Store::gradient_shard;
@@ -325,7 +325,7 @@ template <int Ranks, int Capacity> struct Walk {
       read(rank, place(store, b));
       require(g.micro_batches == split.micro_batches &&
                   (g.reduced || split.grid.data == 1 || split.zero.stage >= 2 ||
-                   (split.sign_message > 0 && split.zero.stage == 0)) &&
+                   (split.sums != Sums::gradients && split.zero.stage == 0)) &&
                   (g.norms_summed || !sums_norms(rank, b) || split.zero.stage >= 2),
               Promise::gradients_count_once, rank);
     }
@@ -333,40 +333,49 @@ template <int Ranks, int Capacity> struct Walk {
     w.norm = Norm::own_part;
   }
 
-  /// Signs of all gradients once all ranks know whether there is an update; means of all signs.
+  /// Signs of all gradients once all ranks know whether there is an update, or of what was gathered
+  /// in steps that had one; means of all signs.
   constexpr void signs(int rank, const Event& e) {
     Walker<Capacity>& w = walkers[rank];
     const bool compresses = e.work == Work::compress;
     const int n = layouts[rank]->buckets.size;
-    if (!require(split.sign_message > 0 && e.first == 0 && e.count == n &&
-                     e.from == place(compresses ? Store::gradients : Store::signs, 0) &&
+    const Place gathered = split.only_syncs ? Place{} : place(Store::gradients, 0);
+    if (!require(split.sums == Sums::signs && e.first == 0 && e.count == n &&
+                     e.from == (compresses ? gathered : place(Store::signs, 0)) &&
                      e.to == place(compresses ? Store::signs : Store::means, 0),
                  Promise::events_make_sense, rank))
       return;
     for (int b = 0; b < (compresses ? n : 1); ++b) read(rank, place(e.from.store, b));
     read(rank, place(Store::norms, 0));
     write(rank, e.to);
-    require(w.norm == Norm::all && w.signs == (compresses ? Signs::none : Signs::received),
+    require(is_decided(w) && w.signs == (compresses ? Signs::none : Signs::received),
             Promise::values_are_there, rank);
     w.signs = compresses ? Signs::own : Signs::served;
+  }
+
+  /// Whether this rank knows that there is an update.
+  constexpr bool is_decided(const Walker<Capacity>& w) const {
+    return split.only_syncs || w.norm == (split.gathers_norm() ? Norm::all : Norm::own_part);
   }
 
   constexpr void update(int rank, const Event& e) {
     Walker<Capacity>& w = walkers[rank];
     const int stage = split.zero.stage;
-    if (split.sign_message > 0) {
+    const Place from = split.only_syncs
+                           ? place(Store::means, 0)
+                           : place(stage < 2 ? Store::gradients : Store::gradient_shard, e.first);
+    if (split.sums == Sums::signs) {
       read(rank, place(Store::means, 0));
       require(w.signs == Signs::all, Promise::gradients_count_once, rank);
     }
-    if (!require(e.from == place(stage < 2 ? Store::gradients : Store::gradient_shard, e.first) &&
+    if (!require(e.from == from &&
                      e.to == place(stage < 3 ? Store::parameters : Store::parameter_shard, e.first),
                  Promise::events_make_sense, rank))
       return;
     read(rank, place(Store::norms, 0));
-    require(w.norm == (split.gathers_norm() ? Norm::all : Norm::own_part),
-            Promise::values_are_there, rank);
+    require(is_decided(w), Promise::values_are_there, rank);
     for (int b = e.first; b < e.first + e.count; ++b) {
-      read(rank, place(e.from.store, b));
+      if (!split.only_syncs) read(rank, place(e.from.store, b));
       write(rank, place(e.to.store, b));
       require(w.versions[b] == Version::before_update, Promise::values_are_there, rank);
       w.versions[b] = stage == 1 || stage == 2 ? Version::own_shard_updated : Version::updated;
@@ -453,7 +462,7 @@ template <int Ranks, int Capacity> struct Walk {
   /// Signs go to their servers, and means from there to all.
   constexpr void start_signs(int rank, const Event& e) {
     const bool means = e.from.store == Store::means;
-    require(e.to == e.from && e.group == Group::data && split.sign_message > 0 &&
+    require(e.to == e.from && e.group == Group::data && split.sums == Sums::signs &&
                 e.collective == (means ? Collective::all_gather : Collective::all_to_all),
             Promise::events_make_sense, rank);
     require(e.size == (means ? 1 : 2) * split.grid.data * split.sign_message,
@@ -843,8 +852,8 @@ constexpr bytes bytes_sent(const Schedule<Stages, Capacity>& s, int stage) {
 /// gradients and updated parameters once a step; in stage 2 gradients, and in stage 3 both and
 /// parameters twice, once a micro-batch; the streams between stages; with sequence parallelism the
 /// norms' gradients; each rank's record. Where signs are summed, those and their means instead of
-/// gradients. An evaluation: streams and, in stage 3, parameters once.
-/// What tensor ranks exchange within blocks is counted by tensor.hpp.
+/// gradients; where nothing is, the records alone. An evaluation: streams and, in stage 3,
+/// parameters once. What tensor ranks exchange within blocks is counted by tensor.hpp.
 constexpr bytes least_bytes_sent(const Split& split, const StageLayout& layout) {
   const int n = split.grid.data, m = split.micro_batches;
   const bytes shard = layout.elements() / n * (n - 1);
@@ -857,8 +866,10 @@ constexpr bytes least_bytes_sent(const Split& split, const StageLayout& layout) 
   if (!split.trains)
     return (layout.stage + 1 < split.grid.pipeline ? split.stream : 0) +
            (split.zero.stage == 3 ? parameters : 0);
+  if (split.only_syncs) return 2 * (n - 1) * split.sign_message;
   if (split.gathers_norm()) sum += Split::record * (split.grid.ranks() - 1);
-  if (split.sign_message > 0) return sum + 2 * (n - 1) * split.sign_message;
+  if (split.sums == Sums::signs) return sum + 2 * (n - 1) * split.sign_message;
+  if (split.sums == Sums::nothing) return sum;
   switch (split.zero.stage) {
     case 0:
       return sum + 2 * gradients;

@@ -67,17 +67,20 @@ template <class Source> struct CheckSchedule {
   using check = typename words_of<verdict.holds(), Source>::type;
 };
 
-/// What a schedule is of: a step, one whose data ranks sum signs, or an evaluation.
-enum class Turn : std::uint8_t { training, sign_training, evaluation };
+/// What a schedule is of: a step whose data ranks sum gradients, signs or nothing; a sync of what
+/// they have gathered in steps that summed nothing; or an evaluation.
+enum class Turn : std::uint8_t { training, sign_training, local_training, sync, evaluation };
 
 /// The numbers of a policy's step, or of its evaluation, which takes one micro-batch.
 template <class P, Turn What> constexpr Split split_for() {
-  constexpr bool Trains = What != Turn::evaluation;
   Split split = split_of(P::policy);
-  split.trains = Trains;
-  if (What == Turn::sign_training)
+  if (What == Turn::sign_training || What == Turn::sync) {
+    split.sums = Sums::signs;
     split.sign_message = sign_traffic(GraphOf<P>::graph.parameters, split.grid.data).message();
-  if (!Trains) split.micro_batches = 1;
+  }
+  if (What == Turn::local_training) split.sums = Sums::nothing;
+  if (What == Turn::sync) split.only_syncs = true, split.micro_batches = 0;
+  if (What == Turn::evaluation) split.trains = false, split.micro_batches = 1;
   return split;
 }
 
@@ -102,12 +105,18 @@ template <class P, Turn What> struct ScheduleFor {
 template <class P> struct ScheduleOf {
   static constexpr Split split = split_for<P, Turn::training>();
   static constexpr bool sends_signs = ctrain::sends_signs(P::policy);
+  static constexpr bool has_local_steps =
+      sends_signs && P::policy.optimizer.kind == OptimizerKind::zero_one_adam;
+  template <Turn What, bool Has>
+  using one_of = std::conditional_t<Has, ScheduleFor<P, What>, ScheduleFor<P, Turn::training>>;
+
   using training = ScheduleFor<P, Turn::training>;
-  using sign_training =
-      std::conditional_t<sends_signs, ScheduleFor<P, Turn::sign_training>, training>;
+  using sign_training = one_of<Turn::sign_training, sends_signs>;
+  using local_training = one_of<Turn::local_training, has_local_steps>;
+  using sync = one_of<Turn::sync, has_local_steps>;
   using evaluation = ScheduleFor<P, Turn::evaluation>;
   static constexpr int stages = training::stages;
-  static constexpr int capacity =
+  static constexpr int capacity =  // the others' transfers are among these
       training::capacity > sign_training::capacity ? training::capacity : sign_training::capacity;
   static constexpr const auto& schedule = training::schedule;
 
@@ -119,9 +128,10 @@ template <class P> struct ScheduleOf {
                 "internal: a collective over the tensor ranks is not what its exchanges do");
 
   static constexpr const auto& table(int rank) { return training::table(rank); }
-  using check = std::conditional_t<sizeof(typename evaluation::check) != 0 &&
-                                       sizeof(typename sign_training::check) != 0,
-                                   typename training::check, void>;
+  using check = std::conditional_t<
+      sizeof(typename evaluation::check) != 0 && sizeof(typename sign_training::check) != 0 &&
+          sizeof(typename local_training::check) != 0 && sizeof(typename sync::check) != 0,
+      typename training::check, void>;
 };
 
 /// True, or a compile error, for a valid policy: its schedule keeps every promise.

@@ -41,6 +41,7 @@ struct CheckpointEvent {
   CheckpointMoment moment = CheckpointMoment::train_batch_end;
   std::int64_t epoch = 0;
   std::int64_t step = 0;            // optimizer steps completed
+  bool has_waited = false;          // one was due at a step after which nothing could be saved
   bool validation_has_run = false;  // a real one, not the sanity check
   std::map<std::string, double> metrics{};
 };
@@ -214,7 +215,7 @@ class CheckpointRules {
 
   /// Whether a checkpoint may be written now: its trigger fires, and none was written at this step.
   bool due(CheckpointMoment moment, std::int64_t step) const {
-    if (step == state_.last_saved_step || options_.top_k == 0) return false;
+    if (!may_save(step)) return false;
     const std::int64_t period = options_.every_n_train_steps;
     if (moment == CheckpointMoment::train_batch_end) return period > 0 && step % period == 0;
     return period == 0 &&
@@ -226,7 +227,7 @@ class CheckpointRules {
   /// still missing after a validation.
   template <class Exists, class Agree>
   CheckpointActions decide(const CheckpointEvent& event, const Exists& exists, const Agree& agree) {
-    if (!due(event.moment, event.step)) return {};
+    if (event.has_waited ? !may_save(event.step) : !due(event.moment, event.step)) return {};
     if (options_.monitor.empty()) return save_latest(event, exists);
     const auto metric = event.metrics.find(options_.monitor);
     if (metric == event.metrics.end()) return warn_of_missing(event);
@@ -254,6 +255,9 @@ class CheckpointRules {
   }
 
  private:
+  bool may_save(std::int64_t step) const {
+    return step != state_.last_saved_step && options_.top_k != 0;
+  }
   bool is_better(double a, double b) const {
     return options_.better == Better::smaller ? a < b : a > b;
   }

@@ -138,11 +138,46 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
     }
   }
 
+  // 0/1 Adam takes steps in which every data rank goes on alone. Which steps those are is a
+  // function of the number of updates, so all ranks agree on it.
+
+  /// Whether all data ranks have the same weights.
+  bool is_synced() const { return update_.is_synced(); }
+  /// Throws Error where they have not: what would be evaluated or saved is nobody's model.
+  void require_synced(const char* place) const {
+    if (is_synced()) return;
+    const std::int64_t more = update_.steps_to_sync(), done = numbers_.step + 1;
+    throw Error(
+        std::string(place) + " after step " + std::to_string(done),
+        "data ranks have taken local steps of 0/1 Adam and have different weights until the "
+        "next sync, which ends step " +
+            std::to_string(done + more),
+        "Wait for " + std::to_string(more) + " more, or call step().sync() first");
+  }
+  /// Ends local steps early, for an evaluation or at the end of a run: what data ranks have
+  /// gathered is summed now, as signs, and all go on from there. Nothing happens where they are
+  /// synced.
+  void sync() {
+    if constexpr (P::policy.optimizer.kind == OptimizerKind::zero_one_adam) {
+      if (is_synced()) return;
+      sums_ = Sums::signs;
+      total_ = {}, is_decided_ = true;
+      update_.begin_sync();
+      if constexpr (ScheduleOf<P>::has_local_steps) {
+        NoFeed none;
+        walk(ScheduleOf<P>::sync::table(communicator_.rank()), none);
+      }
+      update_.end_sync();
+      prepare_weights();
+    }
+  }
+
   /// Forward only, dropout off, on the next micro-batch of `feed` for each data rank; false if
   /// there is none. `result` gets what this rank has seen, which is nothing on all but the ranks
-  /// for which counts() is true.
+  /// for which counts() is true. Throws Error, on every rank, where they are not synced.
   template <Feed F> bool evaluate(F& feed, StepResult& result) {
     catch_up();
+    require_synced("an evaluation");
     opened_ = feed.open(split.grid.data);
     if (opened_ == 0) return false;
     tell({});
@@ -203,6 +238,12 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   struct InFlight {
     BatchView here, host;
   };
+  /// A sync takes no micro-batches, and a staged step has taken them.
+  struct NoFeed {
+    int open(int) { return 0; }
+    int sentences(int) const { return 0; }
+    void fill(int, BatchView&, std::uint32_t) const {}
+  };
 
   // the walk -------------------------------------------------------------------------------------
 
@@ -222,9 +263,11 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
 
   template <Feed F> void walk_training(F& feed) {
     begin(true);
-    sums_signs_ = Update<P, B>::sums_signs(updates() + 1);
-    if (sums_signs_)
+    sums_ = update_.sums(updates() + 1);
+    if (sums_ == Sums::signs)
       walk(ScheduleOf<P>::sign_training::table(communicator_.rank()), feed);
+    else if (sums_ == Sums::nothing)
+      walk(ScheduleOf<P>::local_training::table(communicator_.rank()), feed);
     else
       walk(ScheduleOf<P>::training::table(communicator_.rank()), feed);
     if (!total_.skipped) prepare_weights();
@@ -308,11 +351,6 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
                         sizeof(StepState));
     ahead_.advance();
   }
-  struct NobodyFeeds {
-    int open(int) { return 0; }
-    int sentences(int) { return 0; }
-    void fill(int, BatchView&, std::uint32_t) {}
-  };
   /// All micro-batches of the step stand in memory, each filled up.
   void walk_staged(bool is_watched) {
     struct Ends {
@@ -322,8 +360,8 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
     is_watched_ = is_watched, is_staged_ = true;
     for (InFlight& batch : batches_)
       batch.here.rows = policy.batch.rows(), batch.here.sentences = policy.batch.sentence_bound();
-    NobodyFeeds nobody;
-    walk_training(nobody);
+    NoFeed none;
+    walk_training(none);
   }
   /// A step that failed runs again, watched: it stops where the first bad tensor can be seen.
   void look_again(int failed) {
@@ -477,7 +515,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   /// This rank's part of the squares, each gradient counted by one rank.
   void norm(const Event& e) {
     map_.view_resident_gradients(0);
-    if (split.zero.stage > 0 || map_.at().data == 0 || sums_signs_)
+    if (split.zero.stage > 0 || map_.at().data == 0 || has_own_gradients())
       for (int b = e.first; b < e.first + e.count; ++b)
         each_own_run(b, [&](const Run& run, const auto* gradient) {
           using G = std::remove_cvref_t<decltype(*gradient)>;
@@ -492,16 +530,17 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   }
 
   void update(const Event& e) {
-    if (is_skipped()) return;
-    if (sums_signs_) update_.take_means();
+    if (sums_ == Sums::signs && !is_skipped()) update_.take_means();
+    if (e.from.store == Store::means || is_skipped()) return;
     update_.begin_tensors();
     for (int b = e.first; b < e.first + e.count; ++b)
       each_own_run(b, [&](const Run& run, const auto* gradient) { update_.run(run, gradient); });
     update_.end_tensors();
   }
 
-  /// What goes out once all ranks' records say that there is an update.
+  /// What goes out once all ranks' records say that there is an update, or between two of them.
   void compress(const Event& e) {
+    if (e.from.store == Store::nothing) return update_.compress_gathered();
     if (is_skipped()) return;
     update_.compress([&](auto&& visit) {
       for (int b = e.first; b < e.first + e.count; ++b) each_own_run(b, visit);
@@ -510,6 +549,8 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   void serve() {
     if (!total_.skipped) update_.serve();
   }
+  /// Whether data ranks do not sum their gradients in this step.
+  bool has_own_gradients() const { return sums_ != Sums::gradients; }
   bool is_skipped() {
     if (!is_decided_) decide();
     return total_.skipped;
@@ -526,7 +567,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
                                                     .beta1 = as_written(policy.optimizer.beta1),
                                                     .beta2 = as_written(policy.optimizer.beta2),
                                                     .epsilon = policy.optimizer.epsilon},
-                                      .own_gradients = sums_signs_ ? split.grid.data : 0}});
+                                      .own_gradients = has_own_gradients() ? split.grid.data : 0}});
     is_decided_ = true;
     if (!is_watched_) return;
     const StepState state = host_.read(map_.state(), 1)[0];
@@ -629,9 +670,9 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
       case Store::d_stream_in:
         return map_.d_stream_in(p.index);
       case Store::signs:
-        return update_.signs_in_flight();
+        return update_.signs().signs_in_flight();
       case Store::means:
-        return update_.means_in_flight();
+        return update_.signs().means_in_flight();
       default:
         return map_.d_stream_out(p.index);
     }
@@ -657,7 +698,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
       case Store::d_stream_in:
         return "receive of the stream's gradient";
       case Store::signs:
-        return "all_to_all of the momentum's signs";
+        return "all_to_all of signs";
       case Store::means:
         return "all_gather of their means' signs";
       default:
@@ -759,7 +800,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   bool training_ = true;
   bool is_watched_ = true;                  // the host looks at each loss and decision
   bool is_staged_ = false;                  // all micro-batches are in memory, filled up
-  bool sums_signs_ = false;                 // in this step
+  Sums sums_ = Sums::gradients;             // of this step
   int opened_ = 0;                          // micro-batches of this step, all ranks
   StepResult own_, total_;                  // of this rank, of all
   bool is_decided_ = false;                 // whether and with what this step updates

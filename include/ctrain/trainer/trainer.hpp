@@ -74,6 +74,7 @@ class Trainer : Check<P> {
   /// of a policy of one rank. On a device, fetch_state() brings what is there, and
   /// weights_changed() sends it back.
   std::vector<NamedTensor> tensors() {
+    step_.require_synced("reading weights");
     static_assert(P::policy.parallel.ranks() == 1, "ranks hold parts of tensors: see parts()");
     std::vector<NamedTensor> all;
     each_run([&](const Run& run) {
@@ -96,8 +97,10 @@ class Trainer : Check<P> {
     return state_dict_of(graph.parameters, policy.parallel.tensor);
   }
 
-  /// What this rank holds of one state, for a host to read and write.
+  /// What this rank holds of one state, for a host to read and write. Throws Error while data ranks
+  /// have different ones: see Step::require_synced().
   std::vector<TensorPart> parts(State state) {
+    step_.require_synced("reading weights");
     const bool shards = MemoryMap<P>::split.zero.stage >= (state == State::weight ? 3 : 1);
     std::vector<TensorPart> all;
     for (int b = map_.layout().buckets.size - 1; b >= 0; --b)

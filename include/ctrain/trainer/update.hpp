@@ -7,8 +7,9 @@
 #include <ctrain/backend/row_calls.hpp>
 #include <ctrain/memory/sign_traffic.hpp>
 #include <ctrain/trainer/memory_map.hpp>
+#include <ctrain/trainer/sign_sums.hpp>
+#include <ctrain/trainer/zero_one_update.hpp>
 
-#include <algorithm>
 #include <cstdint>
 
 namespace ctrain {
@@ -19,128 +20,111 @@ template <HasPolicy P, Backend B> class Update {
   static constexpr const auto& optimizer = P::policy.optimizer;
   static constexpr OptimizerKind kind = P::policy.optimizer.kind;
   static constexpr bool as_in_paper = P::policy.optimizer.compat == Compat::paper;
-  static constexpr SignTraffic traffic =
-      sign_traffic(GraphOf<P>::graph.parameters, P::policy.parallel.data);
+  static constexpr bool is_zero_one = kind == OptimizerKind::zero_one_adam;
   using Map = MemoryMap<P, ArenaOf<B>>;
 
  public:
-  Update(B& backend, Map& map) : backend_(backend), map_(map) {}
+  Update(B& backend, Map& map)
+      : backend_(backend), map_(map), signs_(backend, map), zero_one_(backend, map, signs_) {}
 
-  /// Whether data ranks send each other signs in the t-th update, instead of gradients.
-  static constexpr bool sums_signs(std::int64_t t) {
-    return ScheduleOf<P>::sends_signs && t > optimizer.compression.freeze_step;
+  /// What data ranks send each other in the t-th update, which is next.
+  Sums sums(std::int64_t t) {
+    if constexpr (is_zero_one) return zero_one_.sums(t);
+    return sums_signs(t) ? Sums::signs : Sums::gradients;
   }
 
   /// The numbers of what follows; weight decay is told apart by parameter. Adam reads its own where
   /// the step has decided them.
-  void begin(const OptimizerNumbers& numbers) { numbers_ = numbers; }
+  void begin(const OptimizerNumbers& numbers) {
+    numbers_ = numbers;
+    if constexpr (is_zero_one) zero_one_.begin(numbers);
+  }
 
   /// One update of consecutive elements of a parameter.
   template <class G> void run(const Run& run, const G* gradient) {
     const OptimizerNumbers n = numbers_of(run);
+    const TensorCursor at = at_;
+    at_.pass(signs_.layout_of(run));
     if constexpr (is_adam(kind))
       adam(run, gradient, n, kind, true, decided(run));
     else if constexpr (kind == OptimizerKind::lamb)
       lamb(run, gradient, n);
     else if constexpr (kind == OptimizerKind::one_bit_lamb)
-      one_bit_lamb(run, gradient, n);
+      one_bit_lamb(run, gradient, n, at);
+    else if constexpr (is_zero_one)
+      zero_one_.run(run, gradient, n, at);
     else
       one_bit_adam(run, gradient, n);
   }
 
   /// What comes before and after all tensors of an update.
-  void begin_tensors() { tensor_ = 0, element_ = 0; }
+  void begin_tensors() { at_ = {}; }
   void end_tensors() {
+    if constexpr (is_zero_one) zero_one_.end();
     if constexpr (kind == OptimizerKind::one_bit_lamb)
       if (numbers_.t == optimizer.compression.freeze_step) freeze();
   }
 
-  /// Momentum follows this rank's own gradients, `each_gradient(visit(run, gradient))`; signs of it
-  /// and of what was lost before are made ready for their servers.
+  /// What this rank has, after its own gradients, `each_gradient(visit(run, gradient))`, joins what
+  /// was lost before, and signs of it are made ready for their servers.
   template <class EachGradient> void compress(EachGradient&& each_gradient) {
     TensorCursor at;
+    if constexpr (is_zero_one) zero_one_.begin_signs();
     each_gradient([&](const Run& run, const auto* gradient) {
-      using G = std::remove_cvref_t<decltype(*gradient)>;
-      const SignLayout layout{run.count, traffic.ranks};
-      float* const m = map_.at(State::first_moment, run);
-      float* const error = floats(traffic.worker_errors() + 4 * at.padded, layout.padded());
-      keep_before(run, m, at);
-      backend_.run(
-          RunRows<FollowGradient, G>{FollowGradient(numbers_of(run)), {m}, run.count, gradient});
-      add_to_error(run, error, m, at);
-      const ExactSum* const sum = squares(error, layout.padded());
-      for (int to = 0; to < traffic.ranks; ++to)
-        backend_.run(PackSigns{signs(message_to(to), at), scale(message_to(to), at),
-                               error + to * layout.chunk(), sum, layout.padded(), layout.chunk()});
+      const SignLayout layout = signs_.layout_of(run);
+      if constexpr (is_zero_one)
+        zero_one_.add_to_error(run, gradient, numbers_of(run), at);
+      else
+        add_momentum_to_error(run, gradient, at);
+      signs_.pack(layout, at);
       at.pass(layout);
     });
   }
-
-  /// The mean of this rank's chunk of all signs, and what was lost of it before, as signs.
-  void serve() {
+  /// The same without a gradient, of what was gathered in steps before.
+  void compress_gathered() {
     TensorCursor at;
-    each_tensor([&](const Run& run) {
-      const SignLayout layout{run.count, traffic.ranks};
-      float* const error = floats(traffic.server_errors() + 4 * at.chunk, layout.chunk());
-      const bytes first = traffic.incoming(), mine = mean_of(map_.at().data);
-      backend_.run(AddMeanOfSigns{error, signs(first, at), scale(first, at), traffic.message(),
-                                  layout.chunk(), traffic.ranks});
-      backend_.run(PackSigns{signs(mine, at), scale(mine, at), error,
-                             squares(error, layout.chunk()), layout.chunk(), layout.chunk()});
-      at.pass(layout);
+    signs_.each_tensor([&](const Run& run) {
+      signs_.pack(signs_.layout_of(run), at);
+      at.pass(signs_.layout_of(run));
     });
   }
+  void serve() { signs_.serve(); }
 
-  /// The mean momentum, as all servers' signs tell it.
+  /// The mean of what all ranks have.
   void take_means() {
     TensorCursor at;
-    each_tensor([&](const Run& run) {
-      const SignLayout layout{run.count, traffic.ranks};
-      float* const m = map_.at(State::first_moment, run);
-      for (int server = 0; server < traffic.ranks; ++server) {
-        const std::int64_t first = server * layout.chunk();
-        if (first < run.count)
-          backend_.run(UnpackSigns{m + first, signs(mean_of(server), at),
-                                   scale(mean_of(server), at),
-                                   std::min(layout.chunk(), run.count - first)});
-      }
-      if constexpr (kind == OptimizerKind::one_bit_lamb)
-        backend_.run(RunRows<ScaleBack>{{tensor(at.tensor)}, {m}, run.count});
-      keep_within_variance(run, m, layout, at);
-      at.pass(layout);
+    signs_.each_tensor([&](const Run& run) {
+      if constexpr (is_zero_one)
+        zero_one_.take_mean(run, numbers_of(run), at);
+      else
+        take_mean_momentum(run, at);
+      at.pass(signs_.layout_of(run));
     });
   }
+  SignSums<P, B>& signs() { return signs_; }
 
-  /// What all ranks exchange, as transfers.
-  void* signs_in_flight() {
-    return map_.template optimizer<std::byte>(traffic.outgoing(),
-                                              2 * traffic.ranks * traffic.message());
-  }
-  void* means_in_flight() {
-    return map_.template optimizer<std::byte>(traffic.means(), traffic.ranks * traffic.message());
+  // between two steps ----------------------------------------------------------------------------
+
+  /// Whether all data ranks have the same weights, and how many updates from here they will.
+  bool is_synced() const { return !is_zero_one || zero_one_.is_synced(); }
+  std::int64_t steps_to_sync() const { return is_zero_one ? zero_one_.steps_to_sync() : 0; }
+  /// A sync without a gradient: compress_gathered(), serve() and take_means() come between, and
+  /// nothing on a rank alone.
+  void begin_sync() { zero_one_.begin_sync(); }
+  void end_sync() {
+    TensorCursor at;
+    if constexpr (!ScheduleOf<P>::sends_signs)
+      signs_.each_tensor([&](const Run& run) {
+        zero_one_.take_own_mean(run, at);
+        at.pass(signs_.layout_of(run));
+      });
+    zero_one_.end_sync();
   }
 
  private:
-  /// What the bound cuts off, the server of its chunk sends later; DeepSpeed only leaves out what
-  /// never had a gradient.
-  void keep_within_variance(const Run& run, float* m, const SignLayout& layout,
-                            const TensorCursor& at) {
-    float* const v = map_.at(State::second_moment, run);
-    if constexpr (!as_in_paper) {
-      backend_.run(RunRows<KeepWithinVariance>{{}, {m, v}, run.count});
-    } else {
-      const float bound = adam_bound(numbers_, optimizer.compression.freeze_step);
-      const std::int64_t first = map_.at().data * layout.chunk();
-      const std::int64_t mine = std::min(layout.chunk(), run.count - first);
-      OneBitLambTensor* const of =
-          kind == OptimizerKind::one_bit_lamb ? tensor(at.tensor) : nullptr;
-      float* const error = floats(traffic.server_errors() + 4 * at.chunk, layout.chunk());
-      if (mine > 0)
-        backend_.run(RunRows<KeepWhatIsCutOff>{{bound, of}, {error, m + first, v + first}, mine});
-      backend_.run(RunRows<KeepWithinVariance>{{bound}, {m, v}, run.count});
-    }
+  static constexpr bool sums_signs(std::int64_t t) {
+    return ScheduleOf<P>::sends_signs && t > optimizer.compression.freeze_step;
   }
-
   OptimizerNumbers numbers_of(const Run& run) const {
     OptimizerNumbers n = numbers_;
     if (!decays(graph.parameters.rows[run.parameter], optimizer.decay)) n.weight_decay = 0;
@@ -202,6 +186,36 @@ template <HasPolicy P, Backend B> class Update {
                          run.count});
   }
 
+  /// Momentum follows this rank's gradient, and is what it compresses.
+  template <class G>
+  void add_momentum_to_error(const Run& run, const G* gradient, const TensorCursor& at) {
+    float *const m = map_.at(State::first_moment, run), *const error =
+                                                            signs_.error(signs_.layout_of(run), at);
+    if constexpr (kind == OptimizerKind::one_bit_lamb)
+      signs_.copy(momentum_before(at.element, run), m, run);
+    backend_.run(
+        RunRows<FollowGradient, G>{FollowGradient(numbers_of(run)), {m}, run.count, gradient});
+    if constexpr (kind == OptimizerKind::one_bit_lamb)
+      backend_.run(RunRows<AddScaledToError>{{tensor(at.tensor)}, {error, m}, run.count});
+    else
+      backend_.run(RunRows<AddToError>{{}, {error, m}, run.count});
+  }
+  void take_mean_momentum(const Run& run, const TensorCursor& at) {
+    float* const m = map_.at(State::first_moment, run);
+    signs_.unpack(m, signs_.layout_of(run), at);
+    if constexpr (kind == OptimizerKind::one_bit_lamb)
+      backend_.run(RunRows<ScaleBack>{{tensor(at.tensor)}, {m}, run.count});
+    float* const v = map_.at(State::second_moment, run);
+    if constexpr (!as_in_paper) {  // DeepSpeed only leaves out what never had a gradient
+      backend_.run(RunRows<KeepWithinVariance>{{}, {m, v}, run.count});
+    } else {
+      const float bound = adam_bound(numbers_, optimizer.compression.freeze_step);
+      signs_.keep_what_is_cut_off(
+          run, m, v, bound, at, kind == OptimizerKind::one_bit_lamb ? tensor(at.tensor) : nullptr);
+      backend_.run(RunRows<KeepWithinVariance>{{bound}, {m, v}, run.count});
+    }
+  }
+
   // 1-bit LAMB -----------------------------------------------------------------------------------
 
   static constexpr OneBitLambLayout lamb_layout =
@@ -212,32 +226,18 @@ template <HasPolicy P, Backend B> class Update {
         lamb_layout.tensors + OneBitLambLayout::numbers * i, sizeof(OneBitLambTensor));
   }
   float* moving_variance(std::int64_t element, const Run& run) {
-    return floats(lamb_layout.variance + 4 * element, round_up(run.count, 16));
+    return signs_.floats(lamb_layout.variance + 4 * element, round_up(run.count, 16));
   }
   float* momentum_before(std::int64_t element, const Run& run) {
-    return floats(lamb_layout.before + 4 * element, round_up(run.count, 16));
-  }
-  void copy(float* to, const float* from, const Run& run) {
-    backend_.run(CastForward<float>{to, from, int(round_up(run.count, 16) / 16), 16});
-  }
-  void keep_before(const Run& run, const float* m, const TensorCursor& at) {
-    if constexpr (kind == OptimizerKind::one_bit_lamb)
-      copy(momentum_before(at.element, run), m, run);
-  }
-  void add_to_error(const Run& run, float* error, float* m, const TensorCursor& at) {
-    if constexpr (kind == OptimizerKind::one_bit_lamb)
-      backend_.run(RunRows<AddScaledToError>{{tensor(at.tensor)}, {error, m}, run.count});
-    else
-      backend_.run(RunRows<AddToError>{{}, {error, m}, run.count});
+    return signs_.floats(lamb_layout.before + 4 * element, round_up(run.count, 16));
   }
 
   /// LAMB without corrections while the trust ratio is averaged; then momentum alone follows the
   /// gradient, and the averaged ratio is scaled by how a variance that still moves has changed.
   template <class G>
-  void one_bit_lamb(const Run& run, const G* gradient, const OptimizerNumbers& n) {
-    OneBitLambTensor* const own = tensor(tensor_++);
-    const std::int64_t element = element_;
-    element_ += round_up(run.count, 16);
+  void one_bit_lamb(const Run& run, const G* gradient, const OptimizerNumbers& n,
+                    const TensorCursor& at) {
+    OneBitLambTensor* const own = tensor(at.tensor);
     if (!as_in_paper && n.t == 1) return;
     float *const w = map_.at(State::weight, run), *const m = map_.at(State::first_moment, run),
                  *const v = map_.at(State::second_moment, run);
@@ -256,10 +256,10 @@ template <HasPolicy P, Backend B> class Update {
           {{by, n.learning_rate}, optimizer.trust_ratio, norms}, {w, m, v}, run.count});
       return;
     }
-    float *const moving = moving_variance(element, run), *const before =
-                                                             momentum_before(element, run);
+    float *const moving = moving_variance(at.element, run), *const before =
+                                                                momentum_before(at.element, run);
     if (!sums_signs(n.t)) {
-      copy(before, m, run);
+      signs_.copy(before, m, run);
       backend_.run(RunRows<FollowGradient, G>{FollowGradient(n), {m}, run.count, gradient});
     }
     backend_.run(RunRows<FollowMomentum>{FollowMomentum(n), {moving, m, before}, run.count});
@@ -275,48 +275,25 @@ template <HasPolicy P, Backend B> class Update {
   void freeze() {
     auto* const mean = map_.template optimizer<float>(128, sizeof(float));
     backend_.run(Clear{mean, sizeof *mean});
+    constexpr std::int64_t tensors = SignSums<P, B>::traffic.tensors;
     TensorCursor at;
-    each_tensor([&](const Run& run) {
+    signs_.each_tensor([&](const Run& run) {
       const float* const m = map_.at(State::first_moment, run);
-      copy(moving_variance(at.element, run), map_.at(State::second_moment, run), run);
+      signs_.copy(moving_variance(at.element, run), map_.at(State::second_moment, run), run);
       backend_.run(RunOnce<TakeRoot>{
-          {tensor(at.tensor), squares(m, run.count), run.count, traffic.tensors, mean}});
-      at.pass({run.count, traffic.ranks});
+          {tensor(at.tensor), signs_.squares(m, run.count), run.count, tensors, mean}});
+      at.pass(signs_.layout_of(run));
     });
-    for (std::int64_t i = 0; i < traffic.tensors; ++i)
+    for (std::int64_t i = 0; i < tensors; ++i)
       backend_.run(RunOnce<TakeMeanRoot>{{tensor(i), mean}});
-  }
-
-  template <class Visit> void each_tensor(Visit&& visit) {
-    for (int b = 0; b < map_.layout().buckets.size; ++b) map_.each_run(b, false, visit);
-  }
-
-  // the optimizer's own memory -------------------------------------------------------------------
-
-  float* floats(bytes offset, std::int64_t count) {
-    return map_.template optimizer<float>(offset, 4 * count);
-  }
-  const ExactSum* squares(const float* values, std::int64_t count) {
-    auto* const sum = map_.template optimizer<ExactSum>(0, sizeof(ExactSum));
-    backend_.run(Clear{sum, sizeof *sum});
-    backend_.run(SumOfSquares{sum, values, count});
-    return sum;
-  }
-  /// What this rank sends itself stands where it would come in.
-  bytes message_to(int rank) const {
-    const bytes first = rank == map_.at().data ? traffic.incoming() : traffic.outgoing();
-    return first + rank * traffic.message();
-  }
-  static bytes mean_of(int server) { return traffic.means() + server * traffic.message(); }
-  float* scale(bytes message, const TensorCursor& at) { return floats(message + 4 * at.tensor, 1); }
-  std::uint8_t* signs(bytes message, const TensorCursor& at) {
-    return map_.template optimizer<std::uint8_t>(message + traffic.scales() + at.chunk_bytes, 1);
   }
 
   B& backend_;
   Map& map_;
+  SignSums<P, B> signs_;
+  ZeroOneUpdate<P, B> zero_one_;
   OptimizerNumbers numbers_;
-  std::int64_t tensor_ = 0, element_ = 0;  // of the next tensor of an update
+  TensorCursor at_;  // of the next tensor of an update
 };
 
 }  // namespace ctrain

@@ -109,7 +109,7 @@ static_assert(valid<decltype([](Policy& p) { p.schedule.power = 0; })>);  // lin
 // optimizers: what each asks for
 static_assert(valid<decltype([](Policy& p) { p.optimizer.kind = OptimizerKind::lamb; })>);
 static_assert(valid<decltype([](Policy& p) { p.optimizer.kind = OptimizerKind::one_bit_adam; })>);
-static_assert(!valid<decltype([](Policy& p) { p.optimizer.kind = OptimizerKind::zero_one_adam; })>);
+static_assert(valid<decltype([](Policy& p) { p.optimizer.kind = OptimizerKind::zero_one_adam; })>);
 static_assert(!signs_depend_on_the_layout<true, true> && signs_depend_on_the_layout<true, false>);
 static_assert(!trust_ratios_are_of_whole_tensors<true, 1, 1> &&
               !trust_ratios_are_of_whole_tensors<true, 0, 2> &&

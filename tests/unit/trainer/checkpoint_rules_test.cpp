@@ -239,3 +239,19 @@ TEST_CASE("trainer.checkpoint_rules.contradictory_options_are_refused") {
 }
 
 }  // namespace
+
+TEST_CASE("trainer.checkpoint_rules.what_was_due_and_waited_is_written_once") {
+  Folder folder{CheckpointRules(best_accuracy(-1))};
+  const auto waited = [&](std::int64_t step) {
+    return folder.at({.step = step, .has_waited = true, .metrics = {{"val_acc", 0.5}}}).save;
+  };
+  CHECK(folder.rules.due(Moment::train_batch_end, 200));
+  CHECK(folder.at_step(203, 0.5).save.empty());
+  CHECK(waited(203) == "model-epoch=00-val_acc=0.5000.ckpt");
+  CHECK(waited(203).empty());
+  CHECK(folder.at_step(400, 0.5).save != "");
+  CHECK(waited(400).empty());  // it was written for another reason
+  CHECK(Folder{CheckpointRules(best_accuracy(0))}
+            .at({.step = 203, .has_waited = true, .metrics = {{"val_acc", 0.5}}})
+            .save.empty());
+}

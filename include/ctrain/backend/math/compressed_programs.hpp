@@ -211,95 +211,207 @@ struct DescendByCoefficient {
 
 // 0/1 Adam ---------------------------------------------------------------------------------------
 
-/// A step of one rank alone, remembered in b: d = rate u(w, m, v); w -= d, b -= d.
-struct DescendAlone {
-  static constexpr int states = 4, written = 2;  // w, b, m, v
-  static constexpr bool takes_gradient = false;
-  Direction direction;
-  float rate = 0;
+/// What a step divides momentum by: sqrt(v + epsilon) in the paper, sqrt(v) + epsilon in DeepSpeed.
+struct ZeroOneRoot {
+  float within = 0, beside = 0;
 
-  CTRAIN_HOST_DEVICE DescendAlone ready() const { return *this; }
-  template <class Real> CTRAIN_HOST_DEVICE void step(Real (&x)[states], Real) const {
-    const Real at[3] = {x[0], x[2], x[3]};
-    const Real d = Real(rate) * direction.of(at);
-    x[0] = x[0] - d;
-    x[1] = x[1] - d;
+  ZeroOneRoot(float epsilon, Compat compat)
+      : within(compat == Compat::paper ? epsilon : 0.0f),
+        beside(compat == Compat::paper ? 0.0f : epsilon) {}
+  template <class Real> CTRAIN_HOST_DEVICE Real of(Real v) const {
+    return square_root(v + Real(within)) + Real(beside);
   }
 };
 
-/// Before ranks meet: w goes back to where all were last, b becomes momentum's worth.
-struct BeginMeeting {
-  static constexpr int states = 3, written = 2;  // w, b, v
-  static constexpr bool takes_gradient = false;
-  float epsilon = 0;
+/// What all programs of a step know. DeepSpeed sends weight decay along with momentum; in the
+/// paper, which has none, every rank can apply it to what all have.
+struct ZeroOneNumbers {
+  ZeroOneRoot root;
+  float rate = 0, decay = 0, sent_decay = 0;
 
-  CTRAIN_HOST_DEVICE BeginMeeting ready() const { return *this; }
-  template <class Real> CTRAIN_HOST_DEVICE void step(Real (&x)[states], Real) const {
-    x[0] = x[0] - x[1];
-    x[1] = x[1] * (square_root(x[2]) + Real(epsilon));
+  ZeroOneNumbers(const OptimizerNumbers& n, Compat compat)
+      : root(n.epsilon, compat),
+        rate(n.learning_rate),
+        decay(n.weight_decay),
+        sent_decay(compat == Compat::paper ? 0.0f : n.weight_decay) {}
+
+  template <class Real> CTRAIN_HOST_DEVICE Real descended(Real w, Real m, Real root_of_v) const {
+    return w - Real(rate) * (m / root_of_v + Real(decay) * w);
+  }
+  /// What a step adds to what its rank will send.
+  template <class Real> CTRAIN_HOST_DEVICE Real gathered(Real w, Real m, Real root_of_v) const {
+    return Real(rate) * (m + Real(sent_decay) * w * root_of_v);
   }
 };
 
-/// After: m is the mean momentum since the last time, w has moved by it. `rates`: the sum of
-/// learning rates since.
-struct EndMeeting {
-  static constexpr int states = 4, written = 3;  // w, b, m, v
-  static constexpr bool takes_gradient = false;
-  float epsilon = 0, per_rates = 0;
+/// m = beta1 m + (1 - beta1) g within bound * sqrt(v), since v does not follow.
+struct FollowWithin {
+  static constexpr int states = 2, written = 1;  // m, v
+  static constexpr bool takes_gradient = true;
+  FollowGradient follow;
+  float bound = 3e38f;
 
-  EndMeeting(float epsilon, double rates)
-      : epsilon(epsilon), per_rates(rates > 0 ? float(1 / rates) : 0.0f) {}
-  CTRAIN_HOST_DEVICE EndMeeting ready() const { return *this; }
+  CTRAIN_HOST_DEVICE FollowWithin ready() const { return *this; }
+  template <class Real> CTRAIN_HOST_DEVICE void step(Real (&x)[states], Real gradient) const {
+    Real m[1] = {x[0]};
+    follow.step(m, gradient);
+    x[0] = within_variance(m[0], x[1], bound);
+  }
+};
+
+/// w -= rate (m / root + decay w).
+struct DescendByRoot {
+  static constexpr int states = 3, written = 1;  // w, m, v
+  static constexpr bool takes_gradient = false;
+  ZeroOneNumbers by;
+
+  CTRAIN_HOST_DEVICE DescendByRoot ready() const { return *this; }
   template <class Real> CTRAIN_HOST_DEVICE void step(Real (&x)[states], Real) const {
-    const Real moved = select(Real(0.0f) < x[3], x[1], Real(0.0f));
-    x[0] = x[0] + moved / (square_root(x[3]) + Real(epsilon));
-    x[2] = Real(0.0f) - moved * Real(per_rates);
+    x[0] = by.descended(x[0], x[1], by.root.of(x[2]));
+  }
+};
+
+/// u += what this step adds: momentum times rate.
+struct GatherMomentum {
+  static constexpr int states = 4, written = 1;  // u, w, m, v
+  static constexpr bool takes_gradient = false;
+  ZeroOneNumbers by;
+
+  CTRAIN_HOST_DEVICE GatherMomentum ready() const { return *this; }
+  template <class Real> CTRAIN_HOST_DEVICE void step(Real (&x)[states], Real) const {
+    x[0] = x[0] + by.gathered(x[1], x[2], by.root.of(x[3]));
+  }
+};
+
+/// Both: a step of one rank alone.
+struct LocalStep {
+  static constexpr int states = 4, written = 2;  // u, w, m, v
+  static constexpr bool takes_gradient = false;
+  ZeroOneNumbers by;
+
+  CTRAIN_HOST_DEVICE LocalStep ready() const { return *this; }
+  template <class Real> CTRAIN_HOST_DEVICE void step(Real (&x)[states], Real) const {
+    const Real root = by.root.of(x[3]);
+    x[0] = x[0] + by.gathered(x[1], x[2], root);
+    x[1] = by.descended(x[1], x[2], root);
+  }
+};
+
+/// A sync, of weights w' that all ranks had at the last one, and the mean u of what they have
+/// gathered since: w = kept w' - u / root, m = u / the sum of rates since. `kept`: what decay has
+/// left. u is within `bound` times the sum of rates, as a sum of signs has to be: see
+/// KeepWithinVariance.
+struct TakeSync {
+  static constexpr int states = 4, written = 2;  // w, u that becomes m, v, w'
+  static constexpr bool takes_gradient = false;
+  ZeroOneRoot root;
+  float bound = 3e38f, kept = 1, per_rates = 0;
+
+  TakeSync(ZeroOneRoot root, float bound, double kept, double rates)
+      : root(root),
+        bound(bound < 1e38f ? float(bound * rates) : bound),
+        kept(float(kept)),
+        per_rates(rates > 0 ? float(1 / rates) : 0.0f) {}
+  CTRAIN_HOST_DEVICE TakeSync ready() const { return *this; }
+  template <class Real> CTRAIN_HOST_DEVICE void step(Real (&x)[states], Real) const {
+    const Real u = within_variance(x[1], x[2], bound);
+    x[0] = Real(kept) * x[3] - u / root.of(x[2]);
+    x[1] = u * Real(per_rates);
+  }
+};
+
+/// The same on a rank that has nobody to meet, whose weights are where they should be.
+struct TakeOwnMean {
+  static constexpr int states = 2, written = 2;  // m, u
+  static constexpr bool takes_gradient = false;
+  float per_rates = 0;
+
+  CTRAIN_HOST_DEVICE TakeOwnMean ready() const { return *this; }
+  template <class Real> CTRAIN_HOST_DEVICE void step(Real (&x)[states], Real) const {
+    x[0] = x[1] * Real(per_rates);
     x[1] = Real(0.0f);
+  }
+};
+
+/// e += g: what a rank compresses where gradients are summed as signs.
+struct AddGradientToError {
+  static constexpr int states = 1, written = 1;
+  static constexpr bool takes_gradient = true;
+  float gradient_scale = 1;
+
+  CTRAIN_HOST_DEVICE AddGradientToError ready() const { return *this; }
+  template <class Real> CTRAIN_HOST_DEVICE void step(Real (&x)[states], Real gradient) const {
+    x[0] = x[0] + gradient * Real(gradient_scale);
   }
 };
 
 // when -------------------------------------------------------------------------------------------
 
-/// What a step of 0/1 Adam is. `variance`: gradients are summed in full and both moments follow.
-/// `signs`: gradients are summed as signs, m alone follows. `alone`: nothing is sent. `meeting`:
-/// alone, then ranks meet.
-enum class ZeroOneStep : std::uint8_t { variance, signs, alone, meeting };
+/// What a step of 0/1 Adam is. `variance`: gradients are summed in full, both moments follow.
+/// `signs`: gradients are summed as signs, m alone follows (DeepSpeed only). `local`: nothing is
+/// sent, every rank goes on with its own gradient. `sync`: the same, and then ranks send signs of
+/// what they have gathered since the last sync.
+enum class ZeroOneStep : std::uint8_t { variance, signs, local, sync };
 
 /// Where 0/1 Adam's intervals stand (arXiv 2202.06009, section 6; DeepSpeed's zoadam.py).
 struct ZeroOneState {
   std::int64_t step = 0;  // done so far
   std::int64_t variance_interval = 1, local_interval = 1;
   std::int64_t variance_steps = 0, local_steps = 0;  // since an interval last doubled
-  double rates = 0;                                  // summed since ranks last met
+  std::int64_t variances = 0;                        // variance steps of the whole run
+  // since ranks last had the same weights:
+  bool is_local = false;  // they no longer have
+  double rates = 0;       // the sum of learning rates
+  double kept = 1;        // what decay has left of a weight
 
   friend constexpr bool operator==(const ZeroOneState&, const ZeroOneState&) = default;
 };
 
-/// What the next step is.
-constexpr ZeroOneStep zero_one_step(const ZeroOneState& at, const Compression& by) {
+/// What the next step is. In the paper ranks sync in every step until the variance is frozen; where
+/// they sum gradients in full anyway, those tell them the mean momentum without signs.
+constexpr ZeroOneStep zero_one_step(const ZeroOneState& at, const Compression& by, Compat compat) {
   const std::int64_t t = at.step + 1;
-  if (t <= by.freeze_step)
-    return t % at.variance_interval == 0 ? ZeroOneStep::variance : ZeroOneStep::signs;
-  return t % at.local_interval == 0 ? ZeroOneStep::meeting : ZeroOneStep::alone;
+  if (t > by.freeze_step)
+    return t % at.local_interval == 0 ? ZeroOneStep::sync : ZeroOneStep::local;
+  if (t % at.variance_interval == 0) return ZeroOneStep::variance;
+  return compat == Compat::paper ? ZeroOneStep::sync : ZeroOneStep::signs;
+}
+
+/// The same state, but all ranks have met.
+constexpr ZeroOneState zero_one_synced(ZeroOneState at) {
+  at.is_local = false, at.rates = 0, at.kept = 1;
+  return at;
 }
 
 /// The state after that step. The interval of variance steps doubles after variance_scaler of them,
-/// that of meetings after local_step_scaler steps.
-constexpr ZeroOneState zero_one_after(ZeroOneState at, const Compression& by, double rate) {
-  const ZeroOneStep did = zero_one_step(at, by);
-  ++at.step;
+/// that of syncs after local_step_scaler steps.
+constexpr ZeroOneState zero_one_after(ZeroOneState at, const Compression& by, Compat compat,
+                                      double rate = 0, double decay = 0) {
+  const ZeroOneStep did = zero_one_step(at, by, compat);
+  const bool is_frozen = ++at.step > by.freeze_step;
+  at.variances += did == ZeroOneStep::variance;
   if (did == ZeroOneStep::variance && ++at.variance_steps == by.variance_scaler) {
     at.variance_steps = 0;
     at.variance_interval *= 2;
   }
-  if (did == ZeroOneStep::variance || did == ZeroOneStep::signs) return at;
-  at.rates = did == ZeroOneStep::meeting ? 0 : at.rates + rate;
-  if (++at.local_steps == by.local_step_scaler) {
+  if (did == ZeroOneStep::local)
+    at.is_local = true, at.rates += rate, at.kept *= 1 - rate * decay;
+  else
+    at = zero_one_synced(at);
+  if (is_frozen && ++at.local_steps == by.local_step_scaler) {
     at.local_steps = 0;
     const std::int64_t longer = at.local_interval * 2;
     at.local_interval = longer < by.local_step_limit ? longer : by.local_step_limit;
   }
   return at;
+}
+
+/// How many steps from here the next sync ends: 0 where ranks have the same weights.
+constexpr std::int64_t zero_one_steps_to_sync(ZeroOneState at, const Compression& by,
+                                              Compat compat) {
+  std::int64_t steps = 0;
+  for (; at.is_local; ++steps) at = zero_one_after(at, by, compat);
+  return steps;
 }
 
 }  // namespace ctrain
