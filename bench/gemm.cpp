@@ -124,9 +124,11 @@ class Table {
     products(panels, "packed", true);
     products(panels, "plain", false);
     gradient(panels, "panels");
-    put("oneDNN packed z", library_packed(at, calls, threads_));
-    products(library, "oneDNN plain", false);
-    gradient(library, "oneDNN");
+    if (std::is_same_v<T, float> || cpu::LibraryProducts::machine_has_bf16()) {
+      put("oneDNN packed z", library_packed(at, calls, threads_));
+      products(library, "oneDNN plain", false);
+      gradient(library, "oneDNN");
+    }
     report_.row(row);
   }
 
@@ -138,12 +140,13 @@ class Table {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const Options options(argc, argv, {{"threads", std::to_string(omp_get_max_threads())}});
+  const Options options(argc, argv,
+                        {{"threads", std::to_string(omp_get_max_threads())}, {"only", ""}});
   bench::Report report(options);
   const int threads = options.number("threads");
   report.fact("threads", threads);
   report.fact("figures", "share of the measured peak, best of 9 (3 at 2048 rows)");
   Table table(report, threads);
-  table.measure<bf16>("bf16");
-  table.measure<float>("fp32");
+  if (options.text("only") != "fp32") table.measure<bf16>("bf16");
+  if (options.text("only") != "bf16") table.measure<float>("fp32");
 }

@@ -16,8 +16,9 @@
 namespace ctrain {
 
 /// `size` bytes of zeroed memory, on huge pages where the system has them, all of it backed by
-/// pages when the constructor returns: a step never faults. Throws Error if the system will not
-/// give it.
+/// pages when the constructor returns, and locked there where RLIMIT_MEMLOCK allows: a step never
+/// faults. Threads touch what a static loop over the whole would give them, each on its own NUMA
+/// node. Throws Error if the system will not give the memory.
 class Arena {
  public:
   explicit Arena(bytes size) : size_(size), mapped_(round_up(size, huge_page)) {
@@ -34,6 +35,7 @@ class Arena {
     madvise(base_, std::size_t(mapped_), MADV_HUGEPAGE);
 #pragma omp parallel for schedule(static)
     for (bytes at = 0; at < mapped_; at += huge_page) touch(at);
+    mlock(base_, std::size_t(mapped_));  // where it may not be, pages can be reclaimed
   }
   Arena(Arena&& other) noexcept
       : whole_(std::exchange(other.whole_, nullptr)),

@@ -4,6 +4,7 @@
 #include <ctrain/backend/backend.hpp>
 #include <ctrain/backend/cpu/attention.hpp>
 #include <ctrain/backend/cpu/library_products.hpp>
+#include <ctrain/backend/cpu/mixed_products.hpp>
 #include <ctrain/backend/cpu/panel_products.hpp>
 #include <ctrain/backend/cpu/peak.hpp>
 #include <ctrain/backend/cpu/row_programs.hpp>
@@ -35,7 +36,9 @@ template <class Products> class CpuWith {
 
   /// `workers`: threads of every call.
   explicit CpuWith(int workers = omp_get_max_threads())
-      : threads_{std::max(1, workers)}, products_(threads_) {}
+      : threads_{std::max(1, workers)}, products_(threads_) {
+    cpu::keep_workers_apart(threads_.count);
+  }
 
   /// Products of one's own making, on as many threads as they use.
   CpuWith(int workers, Products products)
@@ -64,8 +67,10 @@ template <class Products> class CpuWith {
 };
 
 /// The backend of this build: with AVX-512 its own products, which read weights in panels at 90 %
-/// of the peak and more; else oneDNN's.
-using Cpu = CpuWith<std::conditional_t<simd::native, cpu::PanelProducts, cpu::LibraryProducts>>;
+/// of the peak and more; with AVX2 those for 16 bits; all others oneDNN's.
+using Cpu = CpuWith<std::conditional_t<
+    !simd::native, cpu::LibraryProducts,
+    std::conditional_t<(simd::tile_lanes > 1), cpu::PanelProducts, cpu::MixedProducts>>>;
 
 static_assert(Backend<Cpu>);
 

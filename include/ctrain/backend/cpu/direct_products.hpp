@@ -112,8 +112,8 @@ class DirectProducts {
 
  private:
   static constexpr bytes shared_bytes = 8 * MiB;
-  static constexpr int forward_panels = 8;  // of x, at a time
-  static constexpr int input_rows = 258;    // of dz, at a time
+  static constexpr int forward_panels = 8;      // of x, at a time
+  static constexpr int input_rows = most_rows;  // of dz, at a time
   /// Panels of a weight that are packed at a time: 512 bytes of each row.
   template <class W> static constexpr int input_panels = 512 / int(sizeof(W)) / panel_columns;
 
@@ -181,14 +181,8 @@ class DirectProducts {
   static void multiply_chunk(Sums sums, const FactorRows<T>& a, int rows, const T* panel,
                              int columns, int groups, Meanwhile&& meanwhile, int turn, int turns) {
     const int tiles = (rows + tile_height - 1) / tile_height;
-    for (int t = 0; t < tiles; ++t) {
-      const int r = t * tile_height;
-      const Ahead ahead = meanwhile(turn * tiles + t, turns * tiles);
-      const T* row[tile_height];
-      for (int i = 0; i < tile_height; ++i)
-        row[i] = a.first + std::min(r + i, rows - 1) * a.row_step;
-      multiply_rows(sums.from_row(r), row, rows - r, a.group_step, panel, columns, groups, ahead);
-    }
+    multiply_tiles(sums, a, rows, panel, columns, groups,
+                   [&](int t) { return meanwhile(turn * tiles + t, turns * tiles); });
   }
 
   /// Rows [row, row + rows) of x as columns of panels.

@@ -19,14 +19,19 @@ namespace peak {
 
 /// Keeps `chains` independent accumulators busy for `rounds` rounds; returns operations done.
 inline double fp32_round(std::int64_t rounds, float& sink) {
-  constexpr int lanes = 16, chains = 14;
+#if defined(__AVX512F__)
+  constexpr int lanes = 16;
+#else
+  constexpr int lanes = 8;  // more would not stay in registers
+#endif
+  constexpr int chains = 12;
   typedef float Vector __attribute__((vector_size(4 * lanes)));
   Vector sum[chains], a, b;
   volatile float one = 1.0f, small = 1e-9f;  // so that no compiler computes the sum itself
   for (int lane = 0; lane < lanes; ++lane) a[lane] = one, b[lane] = small;
   for (Vector& s : sum) s = a;
   for (std::int64_t i = 0; i < rounds; ++i) {
-#pragma GCC unroll 14
+#pragma GCC unroll 12
     for (int c = 0; c < chains; ++c) sum[c] = sum[c] * a + b;
   }
   for (const Vector& s : sum) sink += s[0] * 1e-30f;

@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 
 #include <omp.h>
+#include <sched.h>
+#include <unistd.h>
 
 namespace ctrain::cpu {
 
@@ -52,6 +55,36 @@ struct Threads {
     return elements < 16384 ? 1 : int(std::min<std::int64_t>(count, pieces));
   }
 };
+
+/// Whether this process has its cores for itself: it uses every one that it may run on, nobody has
+/// said where OpenMP's threads go, and if a launcher has started other ranks on this machine, it
+/// has divided the cores among them.
+inline bool has_own_cores(int workers) {
+  const auto is_set = [](const char* name) { return std::getenv(name) != nullptr; };
+  if (is_set("OMP_PROC_BIND") || is_set("OMP_PLACES") || is_set("GOMP_CPU_AFFINITY")) return false;
+  cpu_set_t given;
+  if (sched_getaffinity(0, sizeof given, &given) != 0 || CPU_COUNT(&given) != workers) return false;
+  const bool may_have_neighbours = is_set("OMPI_COMM_WORLD_LOCAL_SIZE") || is_set("PMI_RANK") ||
+                                   is_set("PMIX_RANK") || is_set("SLURM_PROCID");
+  return !may_have_neighbours || workers < sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+/// Keeps each worker but the first on a core of its own, where the process has its cores for
+/// itself. The first is the caller's thread: what it starts later would be held on its core too.
+inline void keep_workers_apart(int workers) {
+  if (workers < 2 || !has_own_cores(workers)) return;
+  cpu_set_t given;
+  if (sched_getaffinity(0, sizeof given, &given) != 0) return;
+#pragma omp parallel num_threads(workers)
+  if (int left = omp_get_thread_num(); left > 0)
+    for (int core = 0; core < CPU_SETSIZE; ++core)
+      if (CPU_ISSET(core, &given) && left-- == 0) {
+        cpu_set_t own;
+        CPU_ZERO(&own);
+        CPU_SET(core, &own);
+        sched_setaffinity(0, sizeof own, &own);
+      }
+}
 
 /// Within its life, libraries that ask OpenMP (oneDNN) use `count` threads.
 class ThreadBound {

@@ -22,7 +22,7 @@ struct ExactSum {
   static constexpr double cut_high = 1.5 * 0x1p68, cut_middle = 1.5 * 0x1p18,
                           cut_low = 1.5 * 0x1p-32;
   static constexpr double largest = 0x1p49;
-  /// Summands between two calls of carry(), at most.
+  /// Summands between two calls of carry(), at most: a part of one is below 2^50.
   static constexpr int most_uncarried = 4096;
 
   CTRAIN_HOST_DEVICE constexpr void add(double x) {
@@ -67,8 +67,10 @@ template <class G> CTRAIN_HOST_DEVICE ExactSum sum_of_squares(const G* values, s
     return x * x;
   };
   ExactSum sum;
-  for (std::int64_t first = 0; first < count; first += 16)
+  for (std::int64_t first = 0; first < count; first += 16) {
     for (std::int64_t i = first; i < first + 8; ++i) sum.add(square(i) + square(i + 8));
+    if (first / 16 % (ExactSum::most_uncarried / 8) == 0) sum.carry();
+  }
   sum.carry();
   return sum;
 }
