@@ -56,4 +56,11 @@ concept Replays = Backend<B> &&
   backend.synchronize();
 };
 
+/// A backend that also runs calls which stand for two of these: AdamWUpdateAndPrepare,
+/// DropoutAddLayerNormForward and LayerNormDropoutAddBackward.
+template <class B>
+concept JoinsCalls = requires {
+  requires B::joins_calls;
+};
+
 }  // namespace ctrain

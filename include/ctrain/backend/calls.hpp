@@ -159,6 +159,18 @@ template <class T> struct DropoutAddBackward {
   int rows = 0, hidden = 0;
 };
 
+/// `add`, then `norm` of its sum, row by row: norm.x is add.sum.
+template <class T, class Y> struct DropoutAddLayerNormForward {
+  DropoutAddForward<T> add;
+  LayerNormForward<Y> norm;
+};
+
+/// `norm`, then `add` of the gradient that it leaves, row by row: add.d_sum is norm.dx.
+template <class T, class Y> struct LayerNormDropoutAddBackward {
+  LayerNormBackward<Y> norm;
+  DropoutAddBackward<T> add;
+};
+
 /// y = T(x).
 template <class T> struct CastForward {
   T* y = nullptr;
@@ -364,5 +376,16 @@ template <class G = float> struct AdamWUpdateOf {
   const AdamWFactors* decided = nullptr;
 };
 using AdamWUpdate = AdamWUpdateOf<>;
+
+/// AdamWUpdateOf on the rows `rows` of a matrix, and PrepareWeight of what they have become: in one
+/// pass over memory, or of all rows after the last. Calls for parts of a matrix come in the order
+/// of their rows.
+template <class T, class G = float> struct AdamWUpdateAndPrepare {
+  AdamWUpdateOf<G> update;   // count = rows.count * prepare.in, from row rows.first on
+  PrepareWeight<T> prepare;  // the whole matrix
+  RowRange rows;
+
+  constexpr bool is_last() const { return rows.first + rows.count == prepare.out; }
+};
 
 }  // namespace ctrain

@@ -43,8 +43,8 @@ class Dispatch {
       case OpKind::embed:
         return embed(op, layer, m);
       case OpKind::layer_norm:
-        return is_compute(op.outputs[0]) ? layer_norm<T>(op, layer, m)
-                                         : layer_norm<float>(op, layer, m);
+        return is_compute(op.outputs[0]) ? backend_.run(layer_norm<T>(op, layer, m))
+                                         : backend_.run(layer_norm<float>(op, layer, m));
       case OpKind::linear:
         return is_compute(op.inputs[0]) ? linear<T>(op, segment, layer, m)
                                         : linear<float>(op, segment, layer, m);
@@ -59,10 +59,7 @@ class Dispatch {
                                            at<float>(op.inputs[0], layer), dropout(op, layer, m),
                                            rows(op.inputs[0], m), cols(op.inputs[0])});
       case OpKind::dropout_add:
-        return backend_.run(
-            DropoutAddForward<T>{at<float>(op.outputs[0], layer), at<T>(op.inputs[0], layer),
-                                 at<float>(op.inputs[1], layer), dropout(op, layer, m),
-                                 rows(op.inputs[0], m), cols(op.inputs[0])});
+        return backend_.run(dropout_add(op, layer, m));
       case OpKind::cast:
         return backend_.run(CastForward<T>{at<T>(op.outputs[0], layer),
                                            at<float>(op.inputs[0], layer), rows(op.inputs[0], m),
@@ -101,16 +98,14 @@ class Dispatch {
                                            at<float>(op.inputs[0], layer), dropout(op, layer, m),
                                            rows(op.inputs[0], m), cols(op.inputs[0])});
       case OpKind::dropout_add_backward:
-        return backend_.run(DropoutAddBackward<T>{
-            at<T>(op.outputs[0], layer), at<float>(op.inputs[0], layer), dropout(op, layer, m),
-            rows(op.inputs[0], m), cols(op.inputs[0])});
+        return backend_.run(dropout_add_backward(op, layer, m));
       case OpKind::cast_backward:
         return backend_.run(CastBackward<T>{at<float>(op.outputs[0], layer),
                                             at<T>(op.inputs[0], layer), rows(op.inputs[0], m),
                                             cols(op.inputs[0]), op.accumulate_input});
       case OpKind::layer_norm_backward:
-        return is_compute(op.inputs[0]) ? layer_norm_backward<T>(op, layer, m)
-                                        : layer_norm_backward<float>(op, layer, m);
+        return is_compute(op.inputs[0]) ? backend_.run(layer_norm_backward<T>(op, layer, m))
+                                        : backend_.run(layer_norm_backward<float>(op, layer, m));
       case OpKind::attention_backward:
         return attention_backward(op, layer, m);
       case OpKind::select_first_backward:
@@ -129,6 +124,27 @@ class Dispatch {
         return copy(at<std::byte>(op.outputs[0], layer), chunk(op.inputs[0], layer, m),
                     op.outputs[0], m);
     }
+  }
+
+  /// One call, row by row, for two ops that follow each other, where the backend has it and the
+  /// plan's places allow it; false: nothing is done.
+  bool run_both(const Op& op, const Op& next, int layer, const MicroBatch& m) {
+    if (op.kind == OpKind::dropout_add && next.kind == OpKind::layer_norm &&
+        next.inputs[0] == op.outputs[0] && rows_may_follow(op, next, layer, m))
+      return is_compute(next.outputs[0])
+                 ? run_joined(DropoutAddLayerNormForward<T, T>{dropout_add(op, layer, m),
+                                                               layer_norm<T>(next, layer, m)})
+                 : run_joined(DropoutAddLayerNormForward<T, float>{
+                       dropout_add(op, layer, m), layer_norm<float>(next, layer, m)});
+    if (op.kind == OpKind::layer_norm_backward && next.kind == OpKind::dropout_add_backward &&
+        next.inputs[0] == op.outputs[0] && rows_may_follow(op, next, layer, m))
+      return is_compute(op.inputs[0])
+                 ? run_joined(LayerNormDropoutAddBackward<T, T>{
+                       layer_norm_backward<T>(op, layer, m), dropout_add_backward(next, layer, m)})
+                 : run_joined(LayerNormDropoutAddBackward<T, float>{
+                       layer_norm_backward<float>(op, layer, m),
+                       dropout_add_backward(next, layer, m)});
+    return false;
   }
 
   /// Rows of a tensor that this rank computes of this micro-batch.
@@ -208,19 +224,54 @@ class Dispatch {
                                m.batch, map_.word_rows(), shape.positions, shape.token_types,
                                shape.hidden, m.accumulate, words().first});
   }
-  template <class Y> void layer_norm(const Op& op, int layer, const MicroBatch& m) {
-    backend_.run(LayerNormForward<Y>{at<Y>(op.outputs[0], layer), at<float>(op.outputs[1], layer),
-                                     at<float>(op.outputs[2], layer),
-                                     at<float>(op.inputs[0], layer), weight(op.parameter, layer),
-                                     weight(op.bias, layer), rows(op.inputs[0], m),
-                                     cols(op.inputs[0]), shape.layer_norm_epsilon});
+  /// Whether a row of what `next` writes may be written once that row of what `op` reads has been
+  /// read: the plan lets them share places.
+  bool rows_may_follow(const Op& op, const Op& next, int layer, const MicroBatch& m) {
+    for (const Operand read : op.inputs)
+      for (const Operand written : next.outputs) {
+        if (read.tensor == no_tensor || written.tensor == no_tensor) continue;
+        const std::byte *const from = at<std::byte>(read, layer), *const to =
+                                                                      at<std::byte>(written, layer);
+        const bytes size = payload(read, m), written_size = payload(written, m);
+        const bool apart = from + size <= to || to + written_size <= from;
+        if (!apart && (from != to || size != written_size)) return false;
+      }
+    return true;
   }
-  template <class Y> void layer_norm_backward(const Op& op, int layer, const MicroBatch& m) {
-    backend_.run(LayerNormBackward<Y>{
-        at<float>(op.outputs[0], layer), gradient(op.parameter, layer), gradient(op.bias, layer),
-        at<Y>(op.inputs[0], layer), at<float>(op.inputs[1], layer), at<float>(op.inputs[2], layer),
-        at<float>(op.inputs[3], layer), weight(op.parameter, layer), rows(op.inputs[0], m),
-        cols(op.inputs[0]), op.accumulate_input, m.accumulate});
+  template <class Call> bool run_joined(const Call& call) {
+    if constexpr (JoinsCalls<B>) backend_.run(call);
+    return JoinsCalls<B>;
+  }
+  DropoutAddForward<T> dropout_add(const Op& op, int layer, const MicroBatch& m) {
+    return {at<float>(op.outputs[0], layer), at<T>(op.inputs[0], layer),
+            at<float>(op.inputs[1], layer),  dropout(op, layer, m),
+            rows(op.inputs[0], m),           cols(op.inputs[0])};
+  }
+  DropoutAddBackward<T> dropout_add_backward(const Op& op, int layer, const MicroBatch& m) {
+    return {at<T>(op.outputs[0], layer), at<float>(op.inputs[0], layer), dropout(op, layer, m),
+            rows(op.inputs[0], m), cols(op.inputs[0])};
+  }
+  template <class Y> LayerNormForward<Y> layer_norm(const Op& op, int layer, const MicroBatch& m) {
+    return {at<Y>(op.outputs[0], layer),     at<float>(op.outputs[1], layer),
+            at<float>(op.outputs[2], layer), at<float>(op.inputs[0], layer),
+            weight(op.parameter, layer),     weight(op.bias, layer),
+            rows(op.inputs[0], m),           cols(op.inputs[0]),
+            shape.layer_norm_epsilon};
+  }
+  template <class Y>
+  LayerNormBackward<Y> layer_norm_backward(const Op& op, int layer, const MicroBatch& m) {
+    return {at<float>(op.outputs[0], layer),
+            gradient(op.parameter, layer),
+            gradient(op.bias, layer),
+            at<Y>(op.inputs[0], layer),
+            at<float>(op.inputs[1], layer),
+            at<float>(op.inputs[2], layer),
+            at<float>(op.inputs[3], layer),
+            weight(op.parameter, layer),
+            rows(op.inputs[0], m),
+            cols(op.inputs[0]),
+            op.accumulate_input,
+            m.accumulate};
   }
   /// The head's matrices are few and stay in fp32; a block's have copies in the compute type.
   template <class U> Weight<U> operand(const Op& op, Segment segment, int layer) {

@@ -118,6 +118,13 @@ template <HasPolicy P, class Space = Arena> class MemoryMap {
     return w;
   }
 
+  /// What fills those copies.
+  PrepareWeight<Compute> preparation(const Op& linear, int layer) {
+    const Weight<Compute> w = block_weight(linear.parameter, layer, linear.out, linear.in);
+    return {const_cast<Compute*>(w.forward), const_cast<Compute*>(w.backward), w.master, w.out,
+            w.in};
+  }
+
   // what is in view ------------------------------------------------------------------------------
 
   /// The micro-batch in flight that tensor() means.

@@ -208,17 +208,13 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   /// Whether this rank sees losses: the first tensor rank of the last stage.
   bool counts() const { return map_.at().tensor == 0 && has_head(); }
 
-  /// Refreshes the copies that products read; needed after every change of a weight.
+  /// Refreshes the copies that products read; needed after every change of a weight but an update's
+  /// own.
   void prepare_weights() {
-    using T = typename Map::Compute;
     if constexpr (copies_of_weights(P::policy) > 0)
       for (int layer = first_layer(); layer < first_layer() + stage_layers; ++layer)
-        for (const Op& op : graph.forward_block.ops) {
-          if (op.kind != OpKind::linear) continue;
-          const Weight<T> w = map_.block_weight(op.parameter, layer, op.out, op.in);
-          backend_.run(PrepareWeight<T>{const_cast<T*>(w.forward), const_cast<T*>(w.backward),
-                                        w.master, w.out, w.in});
-        }
+        for (const Op& op : graph.forward_block.ops)
+          if (op.kind == OpKind::linear) backend_.run(map_.preparation(op, layer));
   }
 
   /// The micro-batch that was evaluated last, for a host to read, and what the head made of it.
@@ -270,7 +266,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
       walk(ScheduleOf<P>::local_training::table(communicator_.rank()), feed);
     else
       walk(ScheduleOf<P>::training::table(communicator_.rank()), feed);
-    if (!total_.skipped) prepare_weights();
+    if (!total_.skipped && !Update<P, B>::prepares_weights) prepare_weights();
   }
 
   template <int Capacity, Feed F> void walk(const StageTable<Capacity>& table, F& feed) {
@@ -419,10 +415,14 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   }
 
   void run(const Program& program, int unit, const MicroBatch& m, Work work = Work::backward) {
-    const int layer = unit == 0 ? 0 : unit - 1;
-    for (const Op& op : program.ops) {
+    const int layer = unit == 0 ? 0 : unit - 1, size = program.ops.size;
+    for (int i = 0; i < size; ++i) {
+      const Op& op = program.ops[i];
       const bool of_weights = op.kind == OpKind::linear_backward_weight;
-      if (work == Work::backward || of_weights == (work == Work::backward_weight))
+      if (work != Work::backward && of_weights != (work == Work::backward_weight)) continue;
+      if (i + 1 < size && dispatch_.run_both(op, program.ops[i + 1], layer, m))
+        ++i;
+      else
         dispatch_.run(op, program.segment, layer, m);
     }
   }

@@ -33,6 +33,11 @@ template <HasPolicy P, Backend B> class Update {
     return sums_signs(t) ? Sums::signs : Sums::gradients;
   }
 
+  /// Whether run() refreshes the copies of the weights that it changes, as it goes.
+  static constexpr bool prepares_weights = JoinsCalls<B> && is_adam(kind) &&
+                                           copies_of_weights(P::policy) > 0 &&
+                                           P::policy.zero.stage == 0;
+
   /// The numbers of what follows; weight decay is told apart by parameter. Adam reads its own where
   /// the step has decided them.
   void begin(const OptimizerNumbers& numbers) {
@@ -138,7 +143,7 @@ template <HasPolicy P, Backend B> class Update {
   template <class G>
   void adam(const Run& run, const G* gradient, const OptimizerNumbers& n, OptimizerKind which,
             bool correct_bias, const AdamWFactors* decided = nullptr) {
-    backend_.run(AdamWUpdateOf<G>{.weight = map_.at(State::weight, run),
+    const AdamWUpdateOf<G> update{.weight = map_.at(State::weight, run),
                                   .first_moment = map_.at(State::first_moment, run),
                                   .second_moment = map_.at(State::second_moment, run),
                                   .gradient = gradient,
@@ -152,7 +157,28 @@ template <HasPolicy P, Backend B> class Update {
                                   .gradient_scale = n.gradient_scale,
                                   .t = n.t,
                                   .correct_bias = correct_bias,
-                                  .decided = decided});
+                                  .decided = decided};
+    if constexpr (prepares_weights)
+      if (const Op* const op = linear_of(run.parameter)) {
+        const auto& rows = graph.parameters.rows;
+        const std::int64_t before = rows[run.parameter].offset - rows[op->parameter].offset;
+        return backend_.run(AdamWUpdateAndPrepare<typename Map::Compute, G>{
+            update,
+            map_.preparation(*op, run.layer),
+            {int(before / op->in), int(run.count / op->in)}});
+      }
+    backend_.run(update);
+  }
+  /// The product of a block that reads a parameter as rows of its matrix; none: nullptr.
+  static const Op* linear_of(int parameter) {
+    const Parameter& p = graph.parameters.rows[parameter];
+    if (p.segment != Segment::block) return nullptr;
+    for (const Op& op : graph.forward_block.ops) {
+      if (op.kind != OpKind::linear) continue;
+      const std::int64_t before = p.offset - graph.parameters.rows[op.parameter].offset;
+      if (before >= 0 && before < std::int64_t{op.out} * op.in) return &op;
+    }
+    return nullptr;
   }
 
   template <class G> void lamb(const Run& run, const G* gradient, const OptimizerNumbers& n) {

@@ -312,3 +312,48 @@ TEST_CASE("backend.rows.cross_entropy_counts_only_labelled_sentences") {
       },
       {losses, predictions, d_logits}, {1e-6, 0, 1e-6});
 }
+
+TEMPLATE_TEST_CASE("backend.rows.a_norm_joined_with_a_residual_sum_has_the_bits_of_both", "", float,
+                   bf16, fp16) {
+  using T = TestType;
+  for (int hidden : {64, 200}) {
+    oracle::Random random(31);
+    oracle::OwnedBatch batch = oracle::random_batch(random, 4, 20, 0, true);
+    const Dropout dropout = oracle::dropout(batch, 0.1f);
+    const int rows = batch.rows;
+    const std::size_t width = std::size_t(hidden), count = std::size_t(rows) * width;
+    const auto branch = random.values<T>(count), d_y = random.values<T>(count);
+    const auto residual = random.values<float>(count), d_stream = random.values<float>(count);
+    const auto gain = random.values<float>(width), bias = random.values<float>(width);
+    const auto outputs = [&](auto& backend, bool joined) {
+      auto sum = oracle::poisoned<float>(count), mean = oracle::poisoned<float>(std::size_t(rows)),
+           rstd = mean;
+      auto y = oracle::poisoned<T>(count), d_branch = y;
+      auto dx = d_stream, d_gain = oracle::poisoned<float>(width), d_bias = d_gain;
+      const DropoutAddForward<T> add{sum.data(), branch.data(), residual.data(),
+                                     dropout,    rows,          hidden};
+      const LayerNormForward<T> norm{y.data(),    mean.data(), rstd.data(), sum.data(), gain.data(),
+                                     bias.data(), rows,        hidden,      1e-5f};
+      const LayerNormBackward<T> norm_back{dx.data(),  d_gain.data(), d_bias.data(), d_y.data(),
+                                           sum.data(), mean.data(),   rstd.data(),   gain.data(),
+                                           rows,       hidden,        true,          false};
+      const DropoutAddBackward<T> add_back{d_branch.data(), dx.data(), dropout, rows, hidden};
+      if (joined) {
+        backend.run(DropoutAddLayerNormForward<T, T>{add, norm});
+        backend.run(LayerNormDropoutAddBackward<T, T>{norm_back, add_back});
+      } else {
+        backend.run(add), backend.run(norm), backend.run(norm_back), backend.run(add_back);
+      }
+      return std::vector<oracle::Floats>{sum, mean,   rstd,   oracle::floats(y),
+                                         dx,  d_gain, d_bias, oracle::floats(d_branch)};
+    };
+    oracle::Panels one(1), two(2);
+    const auto apart = outputs(one, false), joined = outputs(one, true),
+               together = outputs(two, true);
+    for (std::size_t i = 0; i < apart.size(); ++i) {
+      INFO("output " << i << ", " << hidden << " columns");
+      CHECK(oracle::same_bits(apart[i], joined[i]));
+      CHECK(oracle::same_bits(apart[i], together[i]));
+    }
+  }
+}

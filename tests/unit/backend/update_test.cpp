@@ -42,6 +42,9 @@ TEST_CASE("backend.update.sums_of_squares_hold_small_and_large_and_tell_what_is_
       values[at] = bad;
       CHECK(std::isinf(sum(values).value()));
     }
+  // pairs whose lower parts all have one sign and nearly the largest size there is
+  CHECK(sum(std::vector<float>(3 * 65536, 127.9f)).value() ==
+        Approx(3 * 65536 * double(127.9f) * double(127.9f)).epsilon(1e-14));
   static_assert([] {
     ExactSum a, b;
     for (int i = 0; i < 1000; ++i) a.add(0.1 * i), b.add(0.1 * (999 - i));
@@ -109,4 +112,83 @@ TEST_CASE("backend.update.gradients_in_bf16_count_as_the_floats_they_stand_for")
   oracle::Panels panels(2);
   CHECK(oracle::same_bits(update(reference, narrow), update(reference, wide)));
   CHECK(oracle::same_bits(update(panels, narrow), update(panels, wide)));
+}
+
+namespace {
+
+/// Rows of a matrix that are one parameter, as query, key and value are of theirs.
+struct Part {
+  int rows = 0;
+  float decay = 0;
+};
+
+/// A matrix, its moments and its copies after an update of its parts, with the copies refreshed on
+/// the way or afterwards.
+template <class T, class G, class B>
+std::vector<oracle::Floats> updated(B& backend, const std::vector<Part>& parts, int in, int copies,
+                                    bool on_the_way) {
+  int out = 0;
+  for (const Part& part : parts) out += part.rows;
+  oracle::Random random(6);
+  const std::size_t count = std::size_t(out) * std::size_t(in);
+  auto w = random.values<float>(count), m = random.values<float>(count, 0.1f);
+  auto v = oracle::Floats(count, 0.25f);
+  const auto gradient = random.values<G>(count);
+  auto forward = oracle::poisoned<T>(count), backward = forward;
+  const PrepareWeight<T> prepare{copies > 0 ? forward.data() : nullptr,
+                                 copies > 1 ? backward.data() : nullptr, w.data(), out, in};
+  int row = 0;
+  for (const Part& part : parts) {
+    const std::int64_t first = std::int64_t(row) * in, size = std::int64_t(part.rows) * in;
+    const AdamWUpdateOf<G> update{w.data() + first,
+                                  m.data() + first,
+                                  v.data() + first,
+                                  gradient.data() + first,
+                                  size,
+                                  OptimizerKind::adamw_torch,
+                                  1e-3f,
+                                  0.9f,
+                                  0.999f,
+                                  1e-6f,
+                                  part.decay,
+                                  0.25f,
+                                  5};
+    if (on_the_way)
+      backend.run(AdamWUpdateAndPrepare<T, G>{update, prepare, {row, part.rows}});
+    else
+      backend.run(update);
+    row += part.rows;
+  }
+  if (!on_the_way) backend.run(prepare);
+  return {w, m, v, oracle::floats(forward), oracle::floats(backward)};
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE(
+    "backend.update.copies_refreshed_on_the_way_have_the_bits_of_a_pass_of_their_own", "", float,
+    bf16, fp16) {
+  CpuReference reference;
+  oracle::Panels one(1), two(2);
+  oracle::Library library(2);
+  const auto check = [](auto& backend, const std::vector<Part>& parts, int in, int copies) {
+    const auto apart = updated<TestType, float>(backend, parts, in, copies, false);
+    const auto fused = updated<TestType, float>(backend, parts, in, copies, true);
+    const auto narrow_apart = updated<TestType, bf16>(backend, parts, in, copies, false);
+    const auto narrow_fused = updated<TestType, bf16>(backend, parts, in, copies, true);
+    for (std::size_t i = 0; i < apart.size(); ++i) {
+      INFO("output " << i << ", " << copies << " copies of " << in << " columns");
+      CHECK(oracle::same_bits(apart[i], fused[i]));
+      CHECK(oracle::same_bits(narrow_apart[i], narrow_fused[i]));
+    }
+  };
+  const std::vector<Part> three{{64, 0.1f}, {48, 0}, {80, 0.2f}}, odd{{20, 0.1f}, {30, 0}};
+  for (const int copies : {0, 1, 2})
+    for (const auto& [parts, in] :
+         {std::pair{three, 112}, {three, 33}, {odd, 64}, {{{16, 0.1f}}, 2064}}) {
+      check(reference, parts, in, copies);
+      check(one, parts, in, copies);
+      check(two, parts, in, copies);
+      check(library, parts, in, copies);
+    }
 }

@@ -33,6 +33,7 @@ concept HasCpuProduct = requires(const Call& call, Products& products) {
 template <class Products> class CpuWith {
  public:
   using LinearShape = cpu::LinearShape;
+  static constexpr bool joins_calls = true;
 
   /// `workers`: threads of every call.
   explicit CpuWith(int workers = omp_get_max_threads())
@@ -72,6 +73,6 @@ using Cpu = CpuWith<std::conditional_t<
     !simd::native, cpu::LibraryProducts,
     std::conditional_t<(simd::tile_lanes > 1), cpu::PanelProducts, cpu::MixedProducts>>>;
 
-static_assert(Backend<Cpu>);
+static_assert(Backend<Cpu> && JoinsCalls<Cpu>);
 
 }  // namespace ctrain

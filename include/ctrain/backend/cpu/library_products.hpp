@@ -1,4 +1,4 @@
-/// \file  Products of linear layers through oneDNN, for machines without AVX-512.   floor 5: backend
+/// \file  Products of linear layers through oneDNN, for machines without AVX2.   floor 5: backend
 #pragma once
 
 #include <ctrain/backend/calls.hpp>
@@ -6,6 +6,7 @@
 #include <ctrain/backend/cpu/products.hpp>
 #include <ctrain/backend/cpu/rows.hpp>
 #include <ctrain/backend/cpu/threads.hpp>
+#include <ctrain/backend/cpu/update.hpp>
 
 #include <compare>
 #include <map>
@@ -83,6 +84,11 @@ class LibraryProducts {
   template <class T> void compute(const PrepareWeight<T>& call) {
     if (call.forward)
       cpu::compute(CastForward<T>{call.forward, call.master, call.out, call.in}, threads_);
+  }
+
+  template <class T, class G> void compute(const AdamWUpdateAndPrepare<T, G>& call) {
+    cpu::compute(call.update, threads_);
+    if (call.is_last()) compute(call.prepare);
   }
 
   template <class T> void compute(const LinearForward<T>& call) {

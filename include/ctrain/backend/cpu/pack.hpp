@@ -122,34 +122,44 @@ void pack(T* to, const Operand<From>& from, const Threads& threads) {
     });
 }
 
-/// Writes the panels of W^T to `transposed` and those of W to `straight` in one pass over a
-/// row-major (out, in) weight, for which both are exact.
-template <class T>
-void pack_both(T* transposed, T* straight, const float* weight, int out, int in,
-               const Threads& threads) {
-  constexpr int group = Panels<T>::group;
-  const Panels<T> across{in, out}, along{out, in};
-  threads.each(across.count(), std::int64_t(out) * in, [&](std::int64_t p) {
-    const int columns = across.columns(int(p)), first = int(p) * panel_columns;
-    for (int k = 0; k < in; k += simd::width) {
+/// The panels of W^T and those of W, of a row-major (out, in) weight for which both are exact.
+template <class T> struct BothPanels {
+  T* transposed = nullptr;
+  T* straight = nullptr;
+  int out = 0, in = 0;
+
+  /// Writes what rows [first, first + rows) and columns [begin, end) of the weight are in both;
+  /// `first`, `rows` and `begin` are multiples of 16. Others see it after end_streaming().
+  void pack(const float* weight, int first, int rows, int begin, int end) const {
+    constexpr int group = Panels<T>::group;
+    const Panels<T> across{in, out}, along{out, in};
+    const Operand<float> from{weight, in, 1, out, in};
+    for (int k = begin; k < end; k += simd::width) {
       const int q = k / panel_columns, wide = along.columns(q);
-      for (int n = 0; n < columns; n += simd::width) {
-        simd::Lanes rows[simd::width];
-        load_tile(rows, Operand<float>{weight, in, 1, out, in}, first + n, k);
+      for (int n = first; n < first + rows; n += simd::width) {
+        const int p = n / panel_columns, columns = across.columns(p);
+        T* const down = straight + q * along.stride() + k % panel_columns * group;
+        T* const over = transposed + p * across.stride() + n % panel_columns * group;
+        simd::Lanes tile[simd::width];
+        load_tile(tile, from, n, k);
         for (int r = 0; r < simd::width; r += group)
-          store_group<Use::later>(straight + q * along.stride() +
-                                      std::int64_t(first + n + r) * wide +
-                                      k % panel_columns * group,
-                                  rows + r);
-        simd::transpose(rows);
+          store_group<Use::later>(down + std::int64_t(n + r) * wide, tile + r);
+        simd::transpose(tile);
         for (int r = 0; r < simd::width; r += group)
-          store_group<Use::later>(
-              transposed + p * across.stride() + std::int64_t(k + r) * columns + n * group,
-              rows + r);
+          store_group<Use::later>(over + std::int64_t(k + r) * columns, tile + r);
       }
     }
-    simd::end_streaming();
-  });
-}
+  }
+
+  /// All of the weight.
+  void pack(const float* weight, const Threads& threads) const {
+    threads.each((out + panel_columns - 1) / panel_columns, std::int64_t(out) * in,
+                 [&](std::int64_t p) {
+                   const int first = int(p) * panel_columns;
+                   pack(weight, first, std::min(panel_columns, out - first), 0, in);
+                   simd::end_streaming();
+                 });
+  }
+};
 
 }  // namespace ctrain::cpu

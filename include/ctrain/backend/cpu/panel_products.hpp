@@ -1,4 +1,4 @@
-/// \file  Products of linear layers with AVX-512: weights in panels, or packed on the way.   floor 5: backend
+/// \file  Products of linear layers with AVX-512 or AVX2: weights in panels, or packed on the way.   floor 5: backend
 #pragma once
 
 #include <ctrain/backend/calls.hpp>
@@ -8,6 +8,7 @@
 #include <ctrain/backend/cpu/products.hpp>
 #include <ctrain/backend/cpu/rows.hpp>
 #include <ctrain/backend/cpu/threads.hpp>
+#include <ctrain/backend/cpu/update.hpp>
 
 #include <span>
 #include <vector>
@@ -24,21 +25,32 @@ class PanelProducts {
   template <class T> void prepare(std::span<const LinearShape> layers, std::span<const int> rows) {
     for (const LinearShape& layer : layers)
       for (int count : rows)
-        scratch<T>(std::max({layer.out, layer.in, count}), count,
-                   gradient_panels<T>(count, layer.in) * panel_columns);
+        scratch<T>(std::max({layer.out, layer.in, count}),
+                   shared_for_gradient<T>(count, layer.out, layer.in));
   }
 
   /// Two copies: panels, each where its panels take no more room than the weight. One: rows.
   template <class T> void compute(const PrepareWeight<T>& call) {
     const int out = call.out, in = call.in;
-    if (call.forward && call.backward && Panels<T>{in, out}.exact() && Panels<T>{out, in}.exact()) {
-      pack_both(call.forward, call.backward, call.master, out, in, threads_);
+    if (has_both_panels(call)) {
+      BothPanels<T>{call.forward, call.backward, out, in}.pack(call.master, threads_);
     } else if (call.forward && call.backward) {
       fill(call.forward, forward_operand(call.master, out, in));
       fill(call.backward, backward_operand(call.master, out, in));
     } else if (call.forward) {
       cpu::compute(CastForward<T>{call.forward, call.master, out, in}, threads_);
     }
+  }
+
+  /// In one pass where both copies are panels and the rows whole tiles of them.
+  template <class T, class G> void compute(const AdamWUpdateAndPrepare<T, G>& call) {
+    const PrepareWeight<T>& to = call.prepare;
+    if (has_both_panels(to) && call.rows.first % simd::width == 0 &&
+        call.rows.count % simd::width == 0)
+      return update_into_panels(call.update, BothPanels<T>{to.forward, to.backward, to.out, to.in},
+                                to.master, call.rows, threads_);
+    cpu::compute(call.update, threads_);
+    if (call.is_last()) compute(to);
   }
 
   template <class T> void compute(const LinearForward<T>& call) {
@@ -70,14 +82,25 @@ class PanelProducts {
   }
 
   template <class T, class G> void compute(const LinearBackwardWeight<T, G>& call) {
-    const int panels = Panels<T>{call.rows, call.in}.count();
+    const Panels<T> panels{call.rows, call.in};
     const int step = gradient_panels<T>(call.rows, call.in);
-    for (int first = 0; first < panels; first += step)
+    const Operand<T> dz{call.dz, call.out, 1, call.rows, call.out};
+    const Scratch<T> scratch =
+        this->scratch<T>(call.rows, shared_for_gradient<T>(call.rows, call.out, call.in));
+    T* const shared_dz = scratch.shared() + step * panels.stride();
+    const bool shares_dz = step < panels.count();
+    if (shares_dz) pack<Use::now>(shared_dz, dz, threads_);
+    for (int first = 0; first < panels.count(); first += step)
       weight_gradient(call, first * panel_columns,
-                      std::min(step * panel_columns, call.in - first * panel_columns));
+                      std::min(step * panel_columns, call.in - first * panel_columns), scratch,
+                      shares_dz ? shared_dz : nullptr);
   }
 
  private:
+  template <class T> static bool has_both_panels(const PrepareWeight<T>& call) {
+    return call.forward && call.backward && Panels<T>{call.in, call.out}.exact() &&
+           Panels<T>{call.out, call.in}.exact();
+  }
   /// Whether the weight comes in panels.
   template <class T> static bool in_panels(const Weight<T>& weight, const Panels<T>& panels) {
     return weight.forward && weight.backward && panels.exact();
@@ -115,10 +138,9 @@ class PanelProducts {
     T* shared() const { return of_worker(workers); }
   };
 
-  template <class T> Scratch<T> scratch(int depth, int shared_depth, int shared_width) {
-    const Panels<T> own{depth, panel_columns}, shared{shared_depth, shared_width};
-    const std::int64_t panel = (own.elements() + 63) / 64 * 64;
-    const std::int64_t all = 2 * panel * threads_.count + shared.elements();
+  template <class T> Scratch<T> scratch(int depth, std::int64_t shared) {
+    const std::int64_t panel = (Panels<T>{depth, panel_columns}.elements() + 63) / 64 * 64;
+    const std::int64_t all = 2 * panel * threads_.count + shared;
     const std::size_t lines = std::size_t(all) * sizeof(T) / sizeof(CacheLine) + 1;
     if (scratch_.size() < lines) scratch_.resize(lines);
     return {reinterpret_cast<T*>(scratch_.data()), panel, threads_.count};
@@ -157,7 +179,7 @@ class PanelProducts {
   void multiply_packing(const T* a, int rows, const Operand<W>& operand, Finish&& finish) {
     const Panels<T> panels{operand.depth, operand.width};
     const int depth = panels.groups() * panels.group, height = panel_columns;
-    const Scratch<T> scratch = this->scratch<T>(operand.depth, 0, 0);
+    const Scratch<T> scratch = this->scratch<T>(operand.depth, 0);
     threads_.each_by_worker(panels.count(), std::int64_t(rows) * operand.depth * operand.width,
                             [&](std::int64_t p, int worker) {
                               T* const panel = scratch.of_worker(worker);
@@ -203,11 +225,19 @@ class PanelProducts {
     return std::max(1, int(all * chunk / std::max<std::int64_t>(chunk, rows)));
   }
 
+  /// Elements of those, and of all panels of dz where x is not packed at once: then those are used
+  /// more than once.
+  template <class T> static std::int64_t shared_for_gradient(int rows, int out, int in) {
+    const Panels<T> x{rows, in}, dz{rows, out};
+    const int step = gradient_panels<T>(rows, in);
+    return step * x.stride() + (step < x.count() ? dz.elements() : 0);
+  }
+
   /// d_weight = or += dz^T x for columns [first, first + width) of x: those in panels, dz in panels
-  /// of 64 outputs.
+  /// of 64 outputs, which stand at `packed_dz` or are packed here.
   template <class T, class G>
-  void weight_gradient(const LinearBackwardWeight<T, G>& call, int first, int width) {
-    const Scratch<T> scratch = this->scratch<T>(call.rows, call.rows, width);
+  void weight_gradient(const LinearBackwardWeight<T, G>& call, int first, int width,
+                       const Scratch<T>& scratch, const T* packed_dz) {
     const Operand<T> x{call.x + first, call.in, 1, call.rows, width};
     const Operand<T> dz{call.dz, call.out, 1, call.rows, call.out};
     pack<Use::now>(scratch.shared(), x, threads_);
@@ -219,7 +249,11 @@ class PanelProducts {
           if (first == 0)  // d_bias here, where dz is read anyway: one wait of all threads less
             sum_columns(call.d_bias, call.dz, call.rows, call.out, call.accumulate, output,
                         std::min(panel_columns, call.out - output));
-          const FactorRows<T> from = packed_rows(scratch.of_worker(worker), dz, int(p));
+          const FactorRows<T> from =
+              packed_dz == nullptr
+                  ? packed_rows(scratch.of_worker(worker), dz, int(p))
+                  : FactorRows<T>{packed_dz + p * outputs.stride(), outputs.group,
+                                  std::int64_t(outputs.columns(int(p))) * outputs.group};
           for (int c = 0; c < columns.count(); ++c)
             weight_gradient_tile(call, from, output, first + c * panel_columns,
                                  scratch.shared() + c * columns.stride(), columns, c);

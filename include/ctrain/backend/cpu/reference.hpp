@@ -353,6 +353,11 @@ struct CpuReference {
     });
   }
 
+  template <class T, class G> void run(const AdamWUpdateAndPrepare<T, G>& call) {
+    run(call.update);
+    if (call.is_last()) run(call.prepare);
+  }
+
   template <class Program, class G> void run(const RunRows<Program, G>& call) {
     const auto program = call.program.ready();
     for (std::int64_t i = 0; i < call.count; ++i) {

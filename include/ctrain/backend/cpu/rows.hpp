@@ -140,26 +140,28 @@ CTRAIN_INLINE Lanes keep(Lanes value, Some some) {
   return simd::load(at, some);
 }
 
-template <class T> void compute(const LayerNormForward<T>& call, const Threads& threads) {
-  each_row(threads, call.rows, call.hidden, [&](std::int64_t r) {
-    const float* x = call.x + r * call.hidden;
-    T* y = call.y + r * call.hidden;
-    const float mean =
-        sum_over_row(call.hidden, [&](int c, auto some) { return simd::load(x + c, some); }) /
-        float(call.hidden);
-    const float squares = sum_over_row(call.hidden, [&](int c, auto some) {
-      const Lanes off = keep(simd::load(x + c, some) - Lanes(mean), some);
-      return off * off;
-    });
-    const float rstd = inverse_deviation(squares, call.hidden, call.epsilon);
-    simd::each_lanes(call.hidden, [&](int c, auto some) {
-      const Lanes xhat = normalised<Lanes>(simd::load(x + c, some), mean, rstd);
-      simd::store(y + c, simd::load(call.gain + c, some) * xhat + simd::load(call.bias + c, some),
-                  some);
-    });
-    call.mean[r] = mean;
-    call.rstd[r] = rstd;
+template <class T> void layer_norm_row(const LayerNormForward<T>& call, std::int64_t r) {
+  const float* x = call.x + r * call.hidden;
+  T* y = call.y + r * call.hidden;
+  const float mean =
+      sum_over_row(call.hidden, [&](int c, auto some) { return simd::load(x + c, some); }) /
+      float(call.hidden);
+  const float squares = sum_over_row(call.hidden, [&](int c, auto some) {
+    const Lanes off = keep(simd::load(x + c, some) - Lanes(mean), some);
+    return off * off;
   });
+  const float rstd = inverse_deviation(squares, call.hidden, call.epsilon);
+  simd::each_lanes(call.hidden, [&](int c, auto some) {
+    const Lanes xhat = normalised<Lanes>(simd::load(x + c, some), mean, rstd);
+    simd::store(y + c, simd::load(call.gain + c, some) * xhat + simd::load(call.bias + c, some),
+                some);
+  });
+  call.mean[r] = mean;
+  call.rstd[r] = rstd;
+}
+
+template <class T> void compute(const LayerNormForward<T>& call, const Threads& threads) {
+  each_row(threads, call.rows, call.hidden, [&](std::int64_t r) { layer_norm_row(call, r); });
 }
 
 /// d_gain and d_bias for 64 columns at most, rows summed 64 by 64.
@@ -185,32 +187,39 @@ void layer_norm_parameters(const LayerNormBackward<T>& call, int first, int colu
   });
 }
 
-template <class T> void compute(const LayerNormBackward<T>& call, const Threads& threads) {
-  // Parameters first: dx may overwrite dy.
+template <class T> void layer_norm_slopes(const LayerNormBackward<T>& call, std::int64_t r) {
+  const std::int64_t at = r * call.hidden;
+  const float mean = call.mean[r], rstd = call.rstd[r];
+  const auto g = [&](int c, auto some) {
+    return simd::load(call.gain + c, some) * simd::load(call.dy + at + c, some);
+  };
+  const auto xhat = [&](int c, auto some) {
+    return normalised<Lanes>(simd::load(call.x + at + c, some), mean, rstd);
+  };
+  Lanes sum_g = 0.0f, sum_g_xhat = 0.0f;
+  simd::each_lanes(call.hidden, [&](int c, auto some) {
+    sum_g = sum_g + g(c, some);
+    sum_g_xhat = sum_g_xhat + g(c, some) * xhat(c, some);
+  });
+  const float mean_g = simd::sum(sum_g) / float(call.hidden);
+  const float mean_g_xhat = simd::sum(sum_g_xhat) / float(call.hidden);
+  simd::each_lanes(call.hidden, [&](int c, auto some) {
+    const Lanes slope =
+        layer_norm_slope<Lanes>(g(c, some), xhat(c, some), mean_g, mean_g_xhat, rstd);
+    put(call.dx + at + c, slope, call.accumulate_input, some);
+  });
+}
+
+/// Parameters first: then rows' dx may overwrite dy.
+template <class T>
+void layer_norm_parameters(const LayerNormBackward<T>& call, const Threads& threads) {
   each_column_block(threads, call.rows, call.hidden,
                     [&](int first, int columns) { layer_norm_parameters(call, first, columns); });
-  each_row(threads, call.rows, call.hidden, [&](std::int64_t r) {
-    const std::int64_t at = r * call.hidden;
-    const float mean = call.mean[r], rstd = call.rstd[r];
-    const auto g = [&](int c, auto some) {
-      return simd::load(call.gain + c, some) * simd::load(call.dy + at + c, some);
-    };
-    const auto xhat = [&](int c, auto some) {
-      return normalised<Lanes>(simd::load(call.x + at + c, some), mean, rstd);
-    };
-    Lanes sum_g = 0.0f, sum_g_xhat = 0.0f;
-    simd::each_lanes(call.hidden, [&](int c, auto some) {
-      sum_g = sum_g + g(c, some);
-      sum_g_xhat = sum_g_xhat + g(c, some) * xhat(c, some);
-    });
-    const float mean_g = simd::sum(sum_g) / float(call.hidden);
-    const float mean_g_xhat = simd::sum(sum_g_xhat) / float(call.hidden);
-    simd::each_lanes(call.hidden, [&](int c, auto some) {
-      const Lanes slope =
-          layer_norm_slope<Lanes>(g(c, some), xhat(c, some), mean_g, mean_g_xhat, rstd);
-      put(call.dx + at + c, slope, call.accumulate_input, some);
-    });
-  });
+}
+
+template <class T> void compute(const LayerNormBackward<T>& call, const Threads& threads) {
+  layer_norm_parameters(call, threads);
+  each_row(threads, call.rows, call.hidden, [&](std::int64_t r) { layer_norm_slopes(call, r); });
 }
 
 /// to (+)= the sums of columns [first, first + count) of a matrix, rows added 64 by 64.
@@ -256,22 +265,49 @@ inline void compute(const DropoutForward& call, const Threads& threads) {
   });
 }
 
+template <class T>
+void add_dropped(const DropoutAddForward<T>& call, std::int64_t at, DropoutLanes drop) {
+  simd::each_lanes(call.hidden, [&](int c, auto some) {
+    const Lanes branch = drop(simd::load(call.branch + at + c, some), std::uint32_t(c));
+    simd::store(call.sum + at + c, simd::load(call.residual + at + c, some) + branch, some);
+  });
+}
+
 template <class T> void compute(const DropoutAddForward<T>& call, const Threads& threads) {
-  each_dropout_row(threads, call.dropout, call.rows, call.hidden, [&](std::int64_t at, auto drop) {
-    simd::each_lanes(call.hidden, [&](int c, auto some) {
-      const Lanes branch = drop(simd::load(call.branch + at + c, some), std::uint32_t(c));
-      simd::store(call.sum + at + c, simd::load(call.residual + at + c, some) + branch, some);
-    });
+  each_dropout_row(threads, call.dropout, call.rows, call.hidden,
+                   [&](std::int64_t at, auto drop) { add_dropped(call, at, drop); });
+}
+
+template <class T>
+void drop_gradient(const DropoutAddBackward<T>& call, std::int64_t at, DropoutLanes drop) {
+  simd::each_lanes(call.hidden, [&](int c, auto some) {
+    const Lanes d_sum = simd::load(call.d_sum + at + c, some);
+    simd::store(call.d_branch + at + c, drop(d_sum, std::uint32_t(c)), some);
   });
 }
 
 template <class T> void compute(const DropoutAddBackward<T>& call, const Threads& threads) {
-  each_dropout_row(threads, call.dropout, call.rows, call.hidden, [&](std::int64_t at, auto drop) {
-    simd::each_lanes(call.hidden, [&](int c, auto some) {
-      const Lanes d_sum = simd::load(call.d_sum + at + c, some);
-      simd::store(call.d_branch + at + c, drop(d_sum, std::uint32_t(c)), some);
-    });
-  });
+  each_dropout_row(threads, call.dropout, call.rows, call.hidden,
+                   [&](std::int64_t at, auto drop) { drop_gradient(call, at, drop); });
+}
+
+template <class T, class Y>
+void compute(const DropoutAddLayerNormForward<T, Y>& call, const Threads& threads) {
+  each_dropout_row(threads, call.add.dropout, call.add.rows, call.add.hidden,
+                   [&](std::int64_t at, auto drop) {
+                     add_dropped(call.add, at, drop);
+                     layer_norm_row(call.norm, at / call.add.hidden);
+                   });
+}
+
+template <class T, class Y>
+void compute(const LayerNormDropoutAddBackward<T, Y>& call, const Threads& threads) {
+  layer_norm_parameters(call.norm, threads);
+  each_dropout_row(threads, call.add.dropout, call.add.rows, call.add.hidden,
+                   [&](std::int64_t at, auto drop) {
+                     layer_norm_slopes(call.norm, at / call.add.hidden);
+                     drop_gradient(call.add, at, drop);
+                   });
 }
 
 // elements ---------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-/// \file  The update: norm of the gradient, clip and AdamW in one pass over memory.   floor 5: backend
+/// \file  The update: norm of the gradient; clip, AdamW and the panels of weights in one pass over memory.   floor 5: backend
 #pragma once
 
 #include <ctrain/backend/calls.hpp>
+#include <ctrain/backend/cpu/pack.hpp>
 #include <ctrain/backend/cpu/simd.hpp>
 #include <ctrain/backend/cpu/threads.hpp>
 #include <ctrain/backend/math/adamw.hpp>
@@ -58,6 +59,28 @@ template <class G> void compute(const AdamWUpdateOf<G>& call, const Threads& thr
   threads.each_uneven((call.count + piece - 1) / piece, threads.count, [&](std::int64_t i, int) {
     const std::int64_t first = i * piece, count = std::min(piece, call.count - first);
     with_adam_kind(call.kind, [&](auto kind) { adamw_range<kind>(call, factors, first, count); });
+  });
+}
+
+/// AdamW on rows of the weight `master`, and the panels of what it has made of them, while that is
+/// in the caches: 16 rows by some columns at a time.
+template <class T, class G>
+void update_into_panels(const AdamWUpdateOf<G>& call, const BothPanels<T>& panels,
+                        const float* master, const RowRange& rows, const Threads& threads) {
+  constexpr int strip = 1024;  // columns
+  if (is_skipped(call)) return;
+  const AdamWFactors factors = factors_of(call);
+  threads.each_uneven(rows.count / simd::width, threads.count, [&](std::int64_t i, int) {
+    const int first = int(i) * simd::width;
+    for (int begin = 0; begin < panels.in; begin += strip) {
+      const int end = std::min(begin + strip, panels.in);
+      with_adam_kind(call.kind, [&](auto kind) {
+        for (std::int64_t r = first; r < first + simd::width; ++r)
+          adamw_range<kind>(call, factors, r * panels.in + begin, end - begin);
+      });
+      panels.pack(master, rows.first + first, simd::width, begin, end);
+    }
+    simd::end_streaming();
   });
 }
 
