@@ -6,6 +6,7 @@
 #   NAME = proofs     seconds of the compilers on every split of the 1.3B model within 8 ranks
 #   NAME = kernels    registers, spills and 16-byte accesses of the hot CUDA kernels; needs nvcc
 #   NAME = scaling    bench/scaling_mpi.cpp on two processes
+#   NAME = compressed bench/compressed_mpi.cpp on two processes, or on as many as --ranks says
 #   NAME = pytorch    whole steps of ours and of PyTorch in turn; needs --python with torch
 #   any other         builds bench/NAME.cpp (or .cu) and runs it with --json FILE ARGUMENT...
 set -eu
@@ -27,12 +28,16 @@ if [[ $name == compile || $name == proofs ]]; then
   python3 "bench/$name.py" --json "$json" "$@"
 elif [[ $name == kernels ]]; then
   python3 bench/kernels.py "$@"
-elif [[ $name == scaling ]]; then
+elif [[ $name == scaling || $name == compressed ]]; then
+  ranks=2
+  for ((i = 1; i < $#; ++i)); do [[ ${!i} != --ranks ]] || { j=$((i + 1)) && ranks=${!j}; }; done
   cmake --preset cuda >/dev/null
-  cmake --build --preset cuda --target bench_scaling_mpi >&2
+  cmake --build --preset cuda --target "bench_${name}_mpi" >&2
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((($(nproc) + 1) / 2))}
-  mpirun --oversubscribe --bind-to none -n 2 build/cuda/bench/bench_scaling_mpi --json "$json" "$@"
+  threads=$(($(nproc) / ranks))
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
+  mpirun --oversubscribe --bind-to none -n "$ranks" "build/cuda/bench/bench_${name}_mpi" \
+    --json "$json" "$@"
 elif [[ $name == pytorch ]]; then
   cmake --preset cuda >/dev/null
   cmake --build --preset cuda --target bench_step >&2
