@@ -165,15 +165,16 @@ template <CollectiveLibrary L, class Control> class DeviceRanks {
   void open_lanes() {
     const Coordinates c = grid_.at(rank());
     const int blocks = blocks_of_each(std::max(communicators(grid_), 1));
-    std::vector<std::byte> id;
-    if (rank() == 0) id = library_.make_id();
-    id = control_.gather(id).front();
+    std::vector<std::byte> mine;
+    if (rank() == 0) mine = library_.make_id();
+    const auto ids = control_.gather(mine);  // rank 0's counts
     const auto options = [&](int lane) {
       const int members = lane < to_next ? grid_.size(Group(lane)) : 2;
       return CommOptions{blocks, members, lane_names[lane]};
     };
     constexpr int world = int(Group::world);
-    open(world, library_.join(id, ranks(), rank(), options(world)), members_of(Group::world));
+    open(world, library_.join(ids.front(), ranks(), rank(), options(world)),
+         members_of(Group::world));
     const Comm all = lanes_[world].comm;
     for (const Group g : inner_groups)
       if (grid_.size(g) > 1)
