@@ -117,6 +117,9 @@ template <HasPolicy P, Backend B> class StreamedStep {
 
   const LossScaleState& loss_scale() const { return loss_scale_; }
   void restore(const LossScaleState& scale) { loss_scale_ = scale; }
+  /// One rank has nobody to differ from.
+  bool is_synced() const { return true; }
+  void sync() {}
 
   /// Of the micro-batch that see() is called for: (sentences), and (sentences, labels).
   std::span<const float> losses() { return of_head<float>(loss_op().outputs[0], 1); }
