@@ -255,6 +255,9 @@ TEST_CASE("backend.row_programs.ranks_that_stay_local_meet_at_the_mean_of_where_
     Doubles means(by_reference[0].size());
     for (std::size_t i = 0; i < means.size(); ++i)
       means[i] = (double(by_reference[0][i]) + by_reference[1][i]) / 2;
+    // Where there was never a gradient, what signs make of a zero is cut off, and with it what
+    // DeepSpeed's form has put in there: the decay.
+    if (compat == Compat::deepspeed) means[7] = oracle::Random(34).values<float>(8)[7];
     // 3 steps of rate 0.02 on weights of 1 with decay 0.1: what a rank alone decays of its own
     // movement, all that the paper's form leaves out, is 2e-3 of it.
     const double near = compat == Compat::paper ? 2e-3 : 1e-6;
