@@ -118,13 +118,18 @@ struct PaddedPostNorm {
   }();
 };
 
+/// Deep enough that filling and draining the link, which no order of jobs can hide, is a twentieth.
 struct WeightsMove {
-  static constexpr Policy policy = with({.optimizer = T::host,
-                                         .parameters = T::host,
-                                         .activations = T::host,
-                                         .clipping = deferred,
-                                         .piece = piece},
-                                        Compute::fp32, 2, Recompute::full);
+  static constexpr Policy policy = [] {
+    Policy p = with({.optimizer = T::host,
+                     .parameters = T::host,
+                     .activations = T::host,
+                     .clipping = deferred,
+                     .piece = piece},
+                    Compute::fp32, 2, Recompute::full);
+    p.model.layers = 12;
+    return p;
+  }();
 };
 
 template <class P> struct ResidentOf {
@@ -344,25 +349,26 @@ TEST_CASE("trainer.streamed_step.bytes_on_the_link_and_the_disk_are_those_of_the
 }
 
 // A link that is slower than anything else decides how long a step takes; the table must keep it
-// busy. The model has this link and nothing else; a step may take 1.15 times as long.
+// busy. The bound is what it carries at its rate; a step may take 1.15 times as long.
 TEST_CASE("trainer.streamed_step.a_slow_link_is_kept_busy_at_three_rates") {
   using P = WeightsMove;
   omp_set_num_threads(1);
-  for (const double rate : {3e6, 6e6, 12e6}) {
+  for (const double rate : {6e6, 8e6, 12e6}) {
     const StreamTime modelled =
         time_of(StreamTableOf<P, StreamPass::train>::table, StreamOf<P>::graph, P::policy,
                 {.flops = 0, .device_bytes = 0, .down = rate, .up = rate, .host_bytes = 0});
     StreamedTrainer<P> trainer({.down_bytes_per_second = rate, .up_bytes_per_second = rate});
     Changing feed{P::policy.batch};
     double least = 1e9;  // of steps, until one is not disturbed by another process
-    for (int step = 0; step < 12 && least > 1.15 * modelled.seconds; ++step) {
+    for (int step = 0; step < 12 && least > 1.15 * modelled.bound(); ++step) {
       const auto start = std::chrono::steady_clock::now();
       trainer.step().train(feed, numbers_of(step));
       least = std::min(
           least, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     }
-    INFO("rate " << rate << ", modelled " << modelled.seconds << " s, least " << least << " s");
-    CHECK(least <= 1.15 * modelled.seconds);
+    INFO("rate " << rate << ", bound " << modelled.bound() << " s, modelled " << modelled.seconds
+                 << " s, least " << least << " s");
+    CHECK(least <= 1.15 * modelled.bound());
     CHECK(least >= 0.95 * modelled.bound());
   }
 }
