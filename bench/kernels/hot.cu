@@ -7,6 +7,7 @@
 #include <ctrain/backend/cuda/embedding.hpp>
 #include <ctrain/backend/cuda/launch.cuh>
 #include <ctrain/backend/cuda/layer_norm.hpp>
+#include <ctrain/backend/cuda/residual_norm.hpp>
 #include <ctrain/backend/cuda/update.hpp>
 
 namespace ctrain::cuda {
@@ -14,6 +15,8 @@ namespace ctrain::cuda {
 template __global__ void enter(const __grid_constant__ NormaliseRows<bf16, 8>);
 template __global__ void enter(const __grid_constant__ NormaliseRowsSlope<bf16, 8>);
 template __global__ void enter(const __grid_constant__ NormaliseParameterChunks<bf16, 8>);
+template __global__ void enter(const __grid_constant__ AddNormaliseRows<bf16, bf16, 8>);
+template __global__ void enter(const __grid_constant__ NormaliseRowsSlopeDrop<bf16, bf16, 8>);
 template __global__ void enter(const __grid_constant__ DropRows<float, bf16, 8>);
 template __global__ void enter(const __grid_constant__ DropRows<bf16, float, 8>);
 template __global__ void enter(const __grid_constant__ EachElement<Convert<bf16, float>, 8>);
@@ -37,5 +40,7 @@ template __global__ void enter(const __grid_constant__ ScatterRows<4>);
 template __global__ void enter(const __grid_constant__ SumSquaresChunks<float, 4>);
 template __global__ void enter(
     const __grid_constant__ EachElement<AdamWOp<OptimizerKind::adamw_torch, float>, 4>);
+template __global__ void enter(const __grid_constant__ EachElement<
+                               AdamWIntoCopyOp<OptimizerKind::adamw_torch, float, bf16>, 8>);
 
 }  // namespace ctrain::cuda

@@ -9,6 +9,7 @@
 #include <ctrain/backend/cuda/embedding.hpp>
 #include <ctrain/backend/cuda/head.hpp>
 #include <ctrain/backend/cuda/layer_norm.hpp>
+#include <ctrain/backend/cuda/residual_norm.hpp>
 #include <ctrain/backend/cuda/row_programs.hpp>
 #include <ctrain/backend/cuda/update.hpp>
 
@@ -75,7 +76,7 @@ template <class T> class Buffer {
   T* data_ = nullptr;
 };
 
-/// The kernels that agrees() has run.
+/// What the kernels that this process has run are made of.
 inline std::set<std::string>& kernels_run() {
   static std::set<std::string> names;
   return names;

@@ -44,6 +44,62 @@ template <class T> void layer_norm_agrees() {
   }
 }
 
+/// Residual, dropout and norm, forward and backward, in one kernel each: the bits of one after the
+/// other, also where a result stands in the place of what was read.
+template <class T, class Y> void joined_norm_has_the_bits_of_both() {
+  for (const auto [rows, hidden, shift] : shapes) {
+    if (hidden == 1) continue;
+    oracle::Random random(13);
+    oracle::OwnedBatch batch = oracle::random_batch(random, rows, 1, 0, false);
+    const Dropout dropout = oracle::dropout(batch, rows % 2 == 0 ? 0.0f : 0.3f);
+    const auto count = std::size_t(rows) * std::size_t(hidden), width = std::size_t(hidden),
+               height = std::size_t(rows);
+    const std::vector<T> branch = random.values<T>(count);
+    const std::vector<Y> dy = random.values<Y>(count);
+    const Floats stream = random.values<float>(count);
+    Buffer<float> residual(random.values<float>(count), shift),
+        gain(random.values<float>(width), shift), bias(random.values<float>(width), shift);
+    const int all = rows, wide = hidden, first = shift;
+    const auto outputs = [&](auto&& backend, bool joined, bool in_place) {
+      Buffer<T> from(branch, first), d_branch(count, first);
+      Buffer<Y> y(count, first), d_y(dy, first);
+      Buffer<float> sum(count, first), dx(stream, first), mean(height), rstd(height),
+          d_gain(width, first), d_bias(width, first);
+      DropoutAddForward<T> add{sum.data(), from.data(), residual.data(), dropout, all, wide};
+      LayerNormForward<Y> norm{y.data(),    mean.data(), rstd.data(), sum.data(), gain.data(),
+                               bias.data(), all,         wide,        1e-5f};
+      LayerNormBackward<Y> norm_back{dx.data(),  d_gain.data(), d_bias.data(), d_y.data(),
+                                     sum.data(), mean.data(),   rstd.data(),   gain.data(),
+                                     all,        wide,          true,          false};
+      DropoutAddBackward<T> add_back{d_branch.data(), dx.data(), dropout, all, wide};
+      if constexpr (std::is_same_v<T, Y>)
+        if (in_place) norm.y = from.data(), add_back.d_branch = d_y.data();
+      if (joined) {
+        backend.run(DropoutAddLayerNormForward<T, Y>{add, norm});
+        backend.run(LayerNormDropoutAddBackward<T, Y>{norm_back, add_back});
+      } else {
+        backend.run(add), backend.run(norm), backend.run(norm_back), backend.run(add_back);
+      }
+      kernels_run().merge(backend.stream.names);
+      return std::vector<Floats>{sum.floats(),
+                                 mean.floats(),
+                                 rstd.floats(),
+                                 dx.floats(),
+                                 d_gain.floats(),
+                                 d_bias.floats(),
+                                 in_place ? from.floats() : y.floats(),
+                                 in_place ? d_y.floats() : d_branch.floats()};
+    };
+    const auto apart = outputs(Emulated(), false, false), joined = outputs(Emulated(), true, false),
+               backwards = outputs(Emulated(true), true, std::is_same_v<T, Y>);
+    for (std::size_t i = 0; i < apart.size(); ++i) {
+      INFO("output " << i << ", " << all << " rows of " << wide);
+      CHECK(oracle::same_bits(joined[i], apart[i]));
+      CHECK(oracle::same_bits(backwards[i], apart[i]));
+    }
+  }
+}
+
 template <class T> void dropout_agrees() {
   for (const auto [rows, cols, shift] : shapes)
     for (const float probability : {0.0f, 0.3f}) {

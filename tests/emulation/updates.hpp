@@ -59,6 +59,59 @@ template <class G> void adamw_agrees() {
       }
 }
 
+/// The copy that products read is what became of the weights, part by part of a matrix.
+template <class T> void adamw_into_a_copy_agrees() {
+  for (const int in : {24, 5}) {
+    oracle::Random random(14);
+    const int out = 7, rows_before = 2;
+    const auto size = std::size_t(out * in);
+    const Floats w = random.values<float>(size), m = random.values<float>(size),
+                 g = random.values<float>(size);
+    Floats v = random.values<float>(size);
+    for (float& x : v) x *= x;
+    agrees(
+        [&](auto& backend) {
+          Buffer<float> weight(w), first(m), second(v), gradient(g);
+          Buffer<T> copy(size);
+          for (const RowRange rows : {RowRange{0, rows_before}, {rows_before, out - rows_before}}) {
+            AdamWUpdate call = adamw_call(OptimizerKind::adamw_torch);
+            const int at = rows.first * in;
+            call.weight = weight.data() + at, call.first_moment = first.data() + at;
+            call.second_moment = second.data() + at, call.gradient = gradient.data() + at;
+            call.count = std::int64_t{rows.count} * in;
+            backend.run(AdamWUpdateAndPrepare<T, float>{
+                call, {copy.data(), nullptr, weight.data(), out, in}, rows});
+          }
+          std::vector<T> rounded;
+          for (const float x : weight.values()) rounded.push_back(T(x));
+          CHECK(oracle::floats(rounded) == copy.floats());
+          return std::vector<Floats>{weight.floats(), first.floats(), second.floats()};
+        },
+        {1e-6, 1e-6, 1e-6});
+  }
+}
+
+/// Sentences without a label count as tokens only, and none is lost of what stood there.
+inline void losses_are_counted() {
+  for (const int lengths : {6, 0}) {
+    oracle::Random random(15);
+    oracle::OwnedBatch batch = oracle::random_batch(random, 5, 6, 3, false);
+    Floats losses = random.values<float>(5);
+    std::vector<std::int32_t> predictions(batch.labels.begin(), batch.labels.end());
+    batch.labels[1] = -1, predictions[2] += 1;
+    if (lengths == 0) std::fill(batch.lengths.begin(), batch.lengths.end(), 0);
+    agrees(
+        [&](auto& backend) {
+          StepResult r{.loss_sum = 1.5, .sentences = 2};
+          backend.run(RunOnce<CountLosses>{{&r, batch.view(), losses.data(), predictions.data()}});
+          return std::vector<Floats>{{float(r.loss_sum), float(r.sentences), float(r.correct),
+                                      float(r.tokens), float(r.rows), float(r.attended),
+                                      float(r.micro_batches)}};
+        },
+        {0});
+  }
+}
+
 /// A step decides in memory what a host would: mean and clip; a step that is not finite changes
 /// nothing but the loss scale, which moves by the rule that the host's tests know, and one that no
 /// lower scale mends changes nothing at all from then on.

@@ -22,6 +22,7 @@ class Cuda {
   using Arena = cuda::DeviceArena;
   using Recording = cuda::RecordedGraph;
   using Staging = cuda::PinnedMemory;
+  static constexpr bool joins_calls = true;
 
   /// `epilogues`: products take biases' gradients, GELU and its slope with them, where the library
   /// can.
@@ -138,6 +139,6 @@ class Cuda {
   std::function<void()> before_waiting_;
 };
 
-static_assert(Replays<Cuda>);
+static_assert(Replays<Cuda> && JoinsCalls<Cuda>);
 
 }  // namespace ctrain

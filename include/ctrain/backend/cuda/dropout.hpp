@@ -7,39 +7,29 @@
 
 namespace ctrain::cuda {
 
-/// to = residual + dropout(from), without residual where it is null. One block per row. A Philox
-/// call gives the draws of 8 elements that lie 16 apart, but a thread reads neighbours: so each
-/// thread makes one call and draws pass through shared memory. `to` may be `from`.
-template <class To, class From, int Group> struct DropRows {
+/// Dropout of a row by a block, `Group` neighbours of a thread at a time. A Philox call gives the
+/// draws of 8 elements that lie 16 apart, but a thread reads neighbours: so each thread makes one
+/// call and draws pass through shared memory.
+template <int Group> struct RowDropout {
   static constexpr int threads = 128;
   static constexpr int tile = threads * 8;  // elements of a row whose draws are made at once
-  To* to;
-  const From* from;
-  const float* residual;
-  Dropout dropout;
-  int rows, cols;
+  static constexpr int shared_bytes = tile * int(sizeof(std::uint16_t));
 
-  std::int64_t blocks() const { return rows; }
-  int shared_bytes() const { return tile * int(sizeof(std::uint16_t)); }
-
-  template <Block B> CTRAIN_HOST_DEVICE void operator()(B& block) const {
-    auto* draws = reinterpret_cast<std::uint16_t*>(block.shared());
-    const DropoutRow drop = dropout_row(dropout, int(block.index()));
-    const std::int64_t at = block.index() * cols;
+  /// visit(c, dropped) for each of the thread's groups [c, c + Group), where dropped(values) is
+  /// what dropout leaves of the elements there. Thread t has the groups t, t + threads, ...
+  template <Block B, class Visit>
+  CTRAIN_HOST_DEVICE static void each_group(B& block, const DropoutRow& drop, int cols,
+                                            std::uint16_t* draws, const Visit& visit) {
     for (int first = 0; first < cols; first += tile) {
       if (drop.threshold != 0) make_draws(block, drop, first, draws);
       const int end = first + tile < cols ? first + tile : cols;
-      for (int c = first + block.thread() * Group; c < end; c += threads * Group) {
-        Values<Group> value = load<Group>(from + at + c);
-        if (drop.threshold != 0)
-          for (int i = 0; i < Group; ++i)
-            value[i] = draws[c - first + i] < drop.threshold ? 0.0f : value[i] * drop.scale;
-        if (residual != nullptr) {
-          const Values<Group> other = load<Group>(residual + at + c);
-          for (int i = 0; i < Group; ++i) value[i] += other[i];
-        }
-        store(to + at + c, value);
-      }
+      for (int c = first + block.thread() * Group; c < end; c += threads * Group)
+        visit(c, [&](Values<Group> value) {
+          if (drop.threshold != 0)
+            for (int i = 0; i < Group; ++i)
+              value[i] = draws[c - first + i] < drop.threshold ? 0.0f : value[i] * drop.scale;
+          return value;
+        });
       block.sync();
     }
   }
@@ -58,6 +48,35 @@ template <class To, class From, int Group> struct DropRows {
       draws[group * 128 + half * 16 + call] =
           std::uint16_t(half % 2 == 0 ? word[half / 2] & 0xffffu : word[half / 2] >> 16);
     block.sync();
+  }
+};
+
+/// to = residual + dropout(from), without residual where it is null. One block per row. `to` may be
+/// `from`.
+template <class To, class From, int Group> struct DropRows {
+  using Row = RowDropout<Group>;
+  static constexpr int threads = Row::threads;
+  To* to;
+  const From* from;
+  const float* residual;
+  Dropout dropout;
+  int rows, cols;
+
+  std::int64_t blocks() const { return rows; }
+  int shared_bytes() const { return Row::shared_bytes; }
+
+  template <Block B> CTRAIN_HOST_DEVICE void operator()(B& block) const {
+    auto* draws = reinterpret_cast<std::uint16_t*>(block.shared());
+    const std::int64_t at = block.index() * cols;
+    Row::each_group(block, dropout_row(dropout, int(block.index())), cols, draws,
+                    [&](int c, const auto& dropped) {
+                      Values<Group> value = dropped(load<Group>(from + at + c));
+                      if (residual != nullptr) {
+                        const Values<Group> other = load<Group>(residual + at + c);
+                        for (int i = 0; i < Group; ++i) value[i] += other[i];
+                      }
+                      store(to + at + c, value);
+                    });
   }
 };
 

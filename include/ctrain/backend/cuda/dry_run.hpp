@@ -183,6 +183,15 @@ template <class T> CallCost cost_of(const DropoutAddForward<T>& c) {
 template <class T> CallCost cost_of(const DropoutAddBackward<T>& c) {
   return {elements<float>(c.rows, c.hidden) + elements<T>(c.rows, c.hidden)};
 }
+/// What the second call reads has just been written.
+template <class T, class Y> CallCost cost_of(const DropoutAddLayerNormForward<T, Y>& c) {
+  return {cost_of(c.add).bytes_moved + cost_of(c.norm).bytes_moved -
+          elements<float>(c.add.rows, c.add.hidden)};
+}
+template <class T, class Y> CallCost cost_of(const LayerNormDropoutAddBackward<T, Y>& c) {
+  return {cost_of(c.norm).bytes_moved + cost_of(c.add).bytes_moved -
+          elements<float>(c.add.rows, c.add.hidden)};
+}
 template <class T> CallCost cost_of(const CastForward<T>& c) {
   return {elements<float>(c.rows, c.cols) + elements<T>(c.rows, c.cols)};
 }
@@ -232,6 +241,9 @@ template <class G> CallCost cost_of(const SumOfSquaresOf<G>& c) {
 template <class G> CallCost cost_of(const AdamWUpdateOf<G>& c) {
   return {double(c.count) * (24 + sizeof(G))};
 }
+template <class T, class G> CallCost cost_of(const AdamWUpdateAndPrepare<T, G>& c) {
+  return {cost_of(c.update).bytes_moved + double(c.update.count) * sizeof(T)};
+}
 /// Products say themselves what they cost.
 template <class Call> CallCost cost_of(const Call&) {
   return {};
@@ -249,6 +261,7 @@ class DryRun {
   using Arena = dry_run::Space;
   using Recording = std::vector<DeviceWork>;
   using Staging = std::vector<std::byte>;
+  static constexpr bool joins_calls = true;
 
   DryRun() : launches_(log_), products_(log_), calls_(launches_, products_, true) {}
   DryRun(const DryRun&) = delete;
@@ -326,6 +339,6 @@ class DryRun {
   cuda::KernelCalls<dry_run::Launches, dry_run::Products> calls_;
 };
 
-static_assert(Replays<DryRun>);
+static_assert(Replays<DryRun> && JoinsCalls<DryRun>);
 
 }  // namespace ctrain

@@ -9,6 +9,7 @@
 #include <ctrain/backend/cuda/head.hpp>
 #include <ctrain/backend/cuda/layer_norm.hpp>
 #include <ctrain/backend/cuda/product_shapes.hpp>
+#include <ctrain/backend/cuda/residual_norm.hpp>
 #include <ctrain/backend/cuda/row_programs.hpp>
 #include <ctrain/backend/cuda/update.hpp>
 

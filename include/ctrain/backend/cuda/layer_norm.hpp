@@ -8,20 +8,21 @@
 
 namespace ctrain::cuda {
 
-/// One block per row. The row is read three times, from device memory only once: it stays in L1.
-template <class T, int Group> struct NormaliseRows {
+/// Elements that a thread takes at once, whatever the types: joined or alone, a row's sums have the
+/// same order.
+inline constexpr int norm_group = 8;
+
+/// The norm of one row, by a block; thread t has the groups t, t + threads, ...
+template <class T, int Group> struct RowNorm {
   static constexpr int threads = 128;
-  LayerNormForward<T> call;
+  static constexpr int shared_bytes = threads / warp_size * int(sizeof(float));
+  const LayerNormForward<T>& call;
 
-  std::int64_t blocks() const { return call.rows; }
-  int shared_bytes() const { return threads / warp_size * int(sizeof(float)); }
-
-  template <Block B> CTRAIN_HOST_DEVICE void operator()(B& block) const {
-    auto* shared = reinterpret_cast<float*>(block.shared());
-    const std::int64_t row = block.index();
-    const float* x = call.x + row * call.hidden;
+  /// `x`: the row, wherever it stands; a thread reads its own groups only.
+  template <Block B>
+  CTRAIN_HOST_DEVICE void normalise(B& block, std::int64_t row, const float* x,
+                                    float* shared) const {
     const int start = block.thread() * Group, step = threads * Group;
-
     float sum = 0;
     for (int c = start; c < call.hidden; c += step) {
       const Values<Group> value = load<Group>(x + c);
@@ -47,51 +48,84 @@ template <class T, int Group> struct NormaliseRows {
   }
 };
 
-/// One block per row. A thread writes only where it has read, so dx may be dy.
-template <class T, int Group> struct NormaliseRowsSlope {
+/// The gradient of one row's x, by a block.
+template <class T, int Group> struct RowNormSlope {
   static constexpr int threads = 128;
-  LayerNormBackward<T> call;
+  static constexpr int shared_bytes = threads / warp_size * int(sizeof(float));
+  const LayerNormBackward<T>& call;
+  std::int64_t at;  // of the row
+  float mean, rstd;
+  float mean_g = 0, mean_g_xhat = 0;
 
-  std::int64_t blocks() const { return call.rows; }
-  int shared_bytes() const { return threads / warp_size * int(sizeof(float)); }
+  CTRAIN_HOST_DEVICE RowNormSlope(const LayerNormBackward<T>& of, std::int64_t row)
+      : call(of), at(row * of.hidden), mean(of.mean[row]), rstd(of.rstd[row]) {}
 
-  template <Block B> CTRAIN_HOST_DEVICE void operator()(B& block) const {
-    auto* shared = reinterpret_cast<float*>(block.shared());
-    const std::int64_t row = block.index(), at = row * call.hidden;
-    const float mean = call.mean[row], rstd = call.rstd[row];
-    const int start = block.thread() * Group, step = threads * Group;
-
+  template <Block B> CTRAIN_HOST_DEVICE void sum(B& block, float* shared) {
     float sum_g = 0, sum_g_xhat = 0;
-    for (int c = start; c < call.hidden; c += step) {
-      const Row values = read(at, c, mean, rstd);
+    for (int c = block.thread() * Group; c < call.hidden; c += threads * Group) {
+      const Read values = read(c);
       for (int i = 0; i < Group; ++i)
         sum_g += values.g[i], sum_g_xhat += values.g[i] * values.xhat[i];
     }
-    const float mean_g = block_sum<threads>(block, sum_g, shared) / float(call.hidden);
-    const float mean_g_xhat = block_sum<threads>(block, sum_g_xhat, shared) / float(call.hidden);
+    mean_g = block_sum<threads>(block, sum_g, shared) / float(call.hidden);
+    mean_g_xhat = block_sum<threads>(block, sum_g_xhat, shared) / float(call.hidden);
+  }
 
-    for (int c = start; c < call.hidden; c += step) {
-      const Row values = read(at, c, mean, rstd);
-      Values<Group> dx{};
-      if (call.accumulate_input) dx = load<Group>(call.dx + at + c);
-      for (int i = 0; i < Group; ++i)
-        dx[i] += layer_norm_slope(values.g[i], values.xhat[i], mean_g, mean_g_xhat, rstd);
-      store(call.dx + at + c, dx);
-    }
+  /// After sum(): writes dx of the group at c, and returns it. A thread writes only where it has
+  /// read, so dx may be dy.
+  CTRAIN_HOST_DEVICE Values<Group> write(int c) const {
+    const Read values = read(c);
+    Values<Group> dx{};
+    if (call.accumulate_input) dx = load<Group>(call.dx + at + c);
+    for (int i = 0; i < Group; ++i)
+      dx[i] += layer_norm_slope(values.g[i], values.xhat[i], mean_g, mean_g_xhat, rstd);
+    store(call.dx + at + c, dx);
+    return dx;
   }
 
  private:
-  struct Row {
+  struct Read {
     Values<Group> g, xhat;
   };
-  CTRAIN_HOST_DEVICE Row read(std::int64_t at, int c, float mean, float rstd) const {
+  CTRAIN_HOST_DEVICE Read read(int c) const {
     const Values<Group> gain = load<Group>(call.gain + c);
-    Row row{load<Group>(call.dy + at + c), load<Group>(call.x + at + c)};
+    Read row{load<Group>(call.dy + at + c), load<Group>(call.x + at + c)};
     for (int i = 0; i < Group; ++i) {
       row.g[i] *= gain[i];
       row.xhat[i] = normalised(row.xhat[i], mean, rstd);
     }
     return row;
+  }
+};
+
+/// One block per row. The row is read three times, from device memory only once: it stays in L1.
+template <class T, int Group> struct NormaliseRows {
+  using Row = RowNorm<T, Group>;
+  static constexpr int threads = Row::threads;
+  LayerNormForward<T> call;
+
+  std::int64_t blocks() const { return call.rows; }
+  int shared_bytes() const { return Row::shared_bytes; }
+
+  template <Block B> CTRAIN_HOST_DEVICE void operator()(B& block) const {
+    Row{call}.normalise(block, block.index(), call.x + block.index() * call.hidden,
+                        reinterpret_cast<float*>(block.shared()));
+  }
+};
+
+/// One block per row.
+template <class T, int Group> struct NormaliseRowsSlope {
+  using Row = RowNormSlope<T, Group>;
+  static constexpr int threads = Row::threads;
+  LayerNormBackward<T> call;
+
+  std::int64_t blocks() const { return call.rows; }
+  int shared_bytes() const { return Row::shared_bytes; }
+
+  template <Block B> CTRAIN_HOST_DEVICE void operator()(B& block) const {
+    Row row(call, block.index());
+    row.sum(block, reinterpret_cast<float*>(block.shared()));
+    for (int c = block.thread() * Group; c < call.hidden; c += threads * Group) row.write(c);
   }
 };
 
@@ -125,31 +159,42 @@ template <class T, int Group> struct NormaliseParameterChunks {
   }
 };
 
-template <class T, Stream S> void compute(const LayerNormForward<T>& call, S& stream) {
-  constexpr int group = group_of<T>;
-  if (rows_allow_groups(group, call.hidden, call.y, call.x, call.gain, call.bias))
-    stream.launch(NormaliseRows<T, group>{call});
+// calls -------------------------------------------------------------------------------------------
+
+/// run(Index<the group>) for rows that can be walked in such groups.
+template <class Run, class... T> void with_norm_group(int hidden, const Run& run, const T*... at) {
+  if (rows_allow_groups(norm_group, hidden, at...))
+    run(Index<norm_group>{});
   else
-    stream.launch(NormaliseRows<T, 1>{call});
+    run(Index<1>{});
 }
 
-/// The parameters first: dx may overwrite dy.
-template <class T, Stream S> void compute(const LayerNormBackward<T>& call, S& stream) {
+template <class T, Stream S> void compute(const LayerNormForward<T>& call, S& stream) {
+  with_norm_group(
+      call.hidden, [&]<int Group>(Index<Group>) { stream.launch(NormaliseRows<T, Group>{call}); },
+      call.y, call.x, call.gain, call.bias);
+}
+
+/// Gradients of the parameters: before that of x, which may overwrite dy.
+template <int Group, class T, Stream S>
+void sum_norm_parameters(const LayerNormBackward<T>& call, S& stream) {
   const RowChunks chunks = RowChunks::of(call.rows);
   const std::int64_t step = std::int64_t{2} * call.hidden;
   float* partial = stream.template scratch<float>(chunks.count * step);
-  const auto run = [&]<int Group>(Index<Group>) {
-    stream.launch(NormaliseParameterChunks<T, Group>{partial, call, chunks});
-    stream.launch(
-        FoldChunks{call.d_gain, partial, step, chunks.count, call.hidden, call.accumulate});
-    stream.launch(FoldChunks{call.d_bias, partial + call.hidden, step, chunks.count, call.hidden,
-                             call.accumulate});
-    stream.launch(NormaliseRowsSlope<T, Group>{call});
-  };
-  if (rows_allow_groups(group_of<T>, call.hidden, call.dx, call.dy, call.x, call.gain))
-    run(Index<group_of<T>>{});
-  else
-    run(Index<1>{});
+  stream.launch(NormaliseParameterChunks<T, Group>{partial, call, chunks});
+  stream.launch(FoldChunks{call.d_gain, partial, step, chunks.count, call.hidden, call.accumulate});
+  stream.launch(FoldChunks{call.d_bias, partial + call.hidden, step, chunks.count, call.hidden,
+                           call.accumulate});
+}
+
+template <class T, Stream S> void compute(const LayerNormBackward<T>& call, S& stream) {
+  with_norm_group(
+      call.hidden,
+      [&]<int Group>(Index<Group>) {
+        sum_norm_parameters<Group>(call, stream);
+        stream.launch(NormaliseRowsSlope<T, Group>{call});
+      },
+      call.dx, call.dy, call.x, call.gain);
 }
 
 }  // namespace ctrain::cuda

@@ -71,7 +71,10 @@ template <OptimizerKind Kind, class G> struct AdamWOp {
   AdamWFactors factors;
 
   template <int N> CTRAIN_HOST_DEVICE void at(std::int64_t i) const {
-    if (is_skipped(call)) return;
+    if (!is_skipped(call)) step<N>(i);
+  }
+  /// The weights that it has written.
+  template <int N> CTRAIN_HOST_DEVICE Values<N> step(std::int64_t i) const {
     const AdamWFactors by = call.decided != nullptr ? *call.decided : factors;
     Values<N> w = load<N>(call.weight + i), m = load<N>(call.first_moment + i),
               v = load<N>(call.second_moment + i);
@@ -84,6 +87,17 @@ template <OptimizerKind Kind, class G> struct AdamWOp {
     store(call.weight + i, w);
     store(call.first_moment + i, m);
     store(call.second_moment + i, v);
+    return w;
+  }
+};
+
+/// The same, and the copy of the weights that products read, which nobody else writes.
+template <OptimizerKind Kind, class G, class T> struct AdamWIntoCopyOp {
+  AdamWOp<Kind, G> update;
+  T* copy;
+
+  template <int N> CTRAIN_HOST_DEVICE void at(std::int64_t i) const {
+    if (!is_skipped(update.call)) store(copy + i, update.template step<N>(i));
   }
 };
 
@@ -100,11 +114,28 @@ template <class G, Stream S> void compute(const SumOfSquaresOf<G>& call, S& stre
   stream.launch(FoldSquares{call.sum, partial, chunks});
 }
 
+template <class G> AdamWFactors factors_for_a_device(const AdamWUpdateOf<G>& call) {
+  return call.decided != nullptr ? AdamWFactors{} : adamw_factors(call);
+}
+
 template <class G, Stream S> void compute(const AdamWUpdateOf<G>& call, S& stream) {
-  const AdamWFactors factors = call.decided != nullptr ? AdamWFactors{} : adamw_factors(call);
   with_adam_kind(call.kind, [&](auto kind) {
-    each_element<group_of<G>>(stream, AdamWOp<kind, G>{call, factors}, call.count, call.weight,
-                              call.first_moment, call.second_moment, call.gradient);
+    each_element<group_of<G>>(stream, AdamWOp<kind, G>{call, factors_for_a_device(call)},
+                              call.count, call.weight, call.first_moment, call.second_moment,
+                              call.gradient);
+  });
+}
+
+/// Device weights have one copy, row-major like the master: its part of these rows.
+template <class T, class G, Stream S>
+void compute(const AdamWUpdateAndPrepare<T, G>& call, S& stream) {
+  const AdamWUpdateOf<G>& update = call.update;
+  T* const copy = call.prepare.forward + std::int64_t{call.rows.first} * call.prepare.in;
+  with_adam_kind(update.kind, [&](auto kind) {
+    each_element<std::max(group_of<G>, group_of<T>)>(
+        stream, AdamWIntoCopyOp<kind, G, T>{{update, factors_for_a_device(update)}, copy},
+        update.count, update.weight, update.first_moment, update.second_moment, update.gradient,
+        copy);
   });
 }
 
