@@ -67,7 +67,7 @@ class CapturedStream {
   template <cuda::Kernel K> void launch(const K& kernel) {
     if (kernel.blocks() <= 0) return;
     ++launches;
-    work_.add([kernel] { Grid<K>(kernel, false).run(); });
+    work_.add([kernel] { Grid(kernel, false).run(); });
   }
 
   int launches = 0;
@@ -102,6 +102,7 @@ class Captured {
   using Arena = DeviceArena;
   using Recording = std::function<void()>;
   using Staging = std::vector<std::byte>;
+  static constexpr bool joins_calls = true;
 
   Captured() : stream_(work_), products_(work_), calls_(stream_, products_, true) {}
   Captured(const Captured&) = delete;
@@ -168,22 +169,5 @@ class Captured {
 };
 
 static_assert(Replays<Captured>);
-
-/// The same without replays: a host looks at each loss and decision, and nothing is filled up.
-class Watched {
- public:
-  using Arena = DeviceArena;
-
-  int workers() const { return 1; }
-  void begin(const Policy& policy, void* scratch, bytes size) { on_.begin(policy, scratch, size); }
-  void read(void* host, const void* device, bytes count) { on_.read(host, device, count); }
-  void write(void* device, const void* host, bytes count) { on_.write(device, host, count); }
-  template <class Call> void run(const Call& call) { on_.run(call); }
-
- private:
-  Captured on_;
-};
-
-static_assert(Backend<Watched> && !Replays<Watched>);
 
 }  // namespace emulation

@@ -11,28 +11,29 @@ namespace {
 
 using namespace ctrain;
 using emulation::Captured;
-using emulation::Watched;
 
 /// The scale rises after every second good step, until a gradient overflows.
-constexpr LossScale rising{.rule = LossScaleRule::grad_scaler, .initial = 0x1p19f, .window = 2};
+constexpr LossScale rising{.rule = LossScaleRule::grad_scaler, .initial = 0x1p23f, .window = 2};
 
-constexpr Policy tiny(Compute compute, Device device) {
-  return {.model = {.vocabulary = 64,
-                    .positions = 16,
-                    .layers = 2,
-                    .hidden = 32,
-                    .heads = 2,
-                    .feed_forward = 64},
-          .batch = {.packed_tokens = 32, .sentences = 3, .length = 16, .accumulation = 2},
-          .precision = {.compute = compute,
-                        .loss_scale = compute == Compute::fp16 ? rising : LossScale{}},
-          .weights = WeightLayout::plain,
-          .device = device};
+/// fp16 in BERT's form with an optimizer of its own, so that both forms and more kernels are seen.
+constexpr Policy tiny(Compute compute) {
+  const bool is_bert = compute == Compute::fp16;
+  return {
+      .model = {.norm = is_bert ? NormPlacement::post_layer_norm : NormPlacement::pre_layer_norm,
+                .activation = is_bert ? Activation::gelu_erf : Activation::gelu_tanh,
+                .vocabulary = 64,
+                .positions = 16,
+                .layers = 2,
+                .hidden = 32,
+                .heads = 2,
+                .feed_forward = 64},
+      .batch = {.packed_tokens = 32, .sentences = 3, .length = 16, .accumulation = 2},
+      .precision = {.compute = compute,
+                    .loss_scale = compute == Compute::fp16 ? rising : LossScale{}},
+      .optimizer = {.kind = is_bert ? OptimizerKind::adam_l2 : OptimizerKind::adamw_torch},
+      .device = gpu_24gb};
 }
-template <Compute C> struct OnDevice { static constexpr Policy policy = tiny(C, gpu_24gb); };
-template <Compute C> struct OnHost {
-  static constexpr Policy policy = tiny(C, host_memory(64 * MiB, 1));
-};
+template <Compute C> struct OnDevice { static constexpr Policy policy = tiny(C); };
 
 constexpr int steps = 6;
 
@@ -99,8 +100,10 @@ void near(const Outcome& got, const Outcome& wanted, double tolerance) {
 
 /// fp32: sums in other orders. 16 bits: values between operations are rounded to 8 or 11 bits, here
 /// and there to the other neighbour. Seen: see the report of the commit; bounds are ten times that.
+/// The reference fills no micro-batch up: that adds rows and sentences of zeros to sums, and
+/// changes nothing else.
 template <Compute C> void agrees_with_the_reference(const Outcome& got, double tolerance) {
-  near(got, train<OnHost<C>, CpuReference>(1), tolerance);
+  near(got, train<OnDevice<C>, CpuReference>(1), tolerance);
 }
 
 template <Compute C> Outcome replayed() {
@@ -119,8 +122,6 @@ template <Compute C> Outcome replayed() {
 TEST_CASE("cuda.captured.replayed_steps_have_the_bits_of_walked_ones_fp32") {
   const Outcome got = replayed<Compute::fp32>();
   agrees_with_the_reference<Compute::fp32>(got, 2e-5);
-  // Filling up adds rows and sentences of zeros to sums, and changes nothing else.
-  near(got, train<OnDevice<Compute::fp32>, Watched>(1), 2e-5);
 }
 
 TEST_CASE("cuda.captured.replayed_steps_have_the_bits_of_walked_ones_bf16") {

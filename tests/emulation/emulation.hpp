@@ -8,11 +8,15 @@
 #include <boost/context/fiber.hpp>
 #include <boost/context/pooled_fixedsize_stack.hpp>
 
+#include <cctype>
+#include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <set>
 #include <stdexcept>
 #include <string>
 #include <typeinfo>
+#include <utility>
 #include <vector>
 
 #include <cxxabi.h>
@@ -46,13 +50,13 @@ class Block {
   int thread() const { return thread_; }
   std::int64_t index() const { return memory_.block; }
   std::byte* shared() const { return memory_.data; }
-  void sync() { stop(Stop::barrier); }
+  [[gnu::noinline]] void sync() { stop(Stop::barrier); }
 
-  float shuffle_xor(float value, int mask) {
+  [[gnu::noinline]] float shuffle_xor(float value, int mask) {
     const int slot = offer(value);
     return (*memory_.threads)[std::size_t(thread_ ^ mask)].slots[slot];
   }
-  std::uint32_t ballot(bool vote) {
+  [[gnu::noinline]] std::uint32_t ballot(bool vote) {
     const int slot = offer(vote ? 1.0f : 0.0f);
     std::uint32_t votes = 0;
     const int warp = thread_ / ctrain::cuda::warp_size * ctrain::cuda::warp_size;
@@ -80,30 +84,38 @@ class Block {
 
 static_assert(ctrain::cuda::Block<Block>);
 
-/// Runs every block of a kernel, one after another.
-template <ctrain::cuda::Kernel K> class Grid {
+/// Runs every block of a kernel, one after another. One class for all kernels, of which a compiler
+/// has enough to do.
+class Grid {
  public:
-  Grid(const K& kernel, bool backwards) : kernel_(kernel), backwards_(backwards) {}
+  template <ctrain::cuda::Kernel K>
+  Grid(const K& kernel, bool backwards)
+      : name_(typeid(K).name()),
+        blocks_(kernel.blocks()),
+        shared_(std::size_t(ctrain::cuda::shared_bytes_of(kernel))),
+        work_([&kernel](Block& block) { kernel(block); }),
+        backwards_(backwards),
+        threads_(std::size_t(K::threads)) {
+    static_assert(K::threads % warp == 0, "blocks are whole warps");
+  }
 
   void run() {
-    for (std::int64_t i = 0, blocks = kernel_.blocks(); i < blocks; ++i)
-      run_block(backwards_ ? blocks - 1 - i : i);
+    for (std::int64_t i = 0; i < blocks_; ++i) run_block(backwards_ ? blocks_ - 1 - i : i);
   }
 
  private:
   static constexpr int warp = ctrain::cuda::warp_size;
-  static_assert(K::threads % warp == 0, "blocks are whole warps");
 
   void run_block(std::int64_t block) {
     // Exactly as long as asked for, full of NaN, between guards.
-    const std::size_t size = std::size_t(ctrain::cuda::shared_bytes_of(kernel_));
-    std::vector<std::byte> bytes(size + 2 * guard + 16, std::byte{0xff});
+    std::vector<std::byte> bytes(shared_ + 2 * guard + 16, std::byte{0xff});
     const auto start = reinterpret_cast<std::uintptr_t>(bytes.data() + guard);
     memory_ = {bytes.data() + guard + (16 - start % 16) % 16, &threads_, block};
-    for (int t = 0; t < K::threads; ++t) begin(t);
+    for (int t = 0; t < int(threads_.size()); ++t) begin(t);
     for (bool ended = false; !ended;) ended = run_to_barrier();
     for (std::byte* b = bytes.data(); b < memory_.data; ++b) check_guard(*b);
-    for (std::byte* b = memory_.data + size; b < bytes.data() + bytes.size(); ++b) check_guard(*b);
+    for (std::byte* b = memory_.data + shared_; b < bytes.data() + bytes.size(); ++b)
+      check_guard(*b);
   }
 
   void begin(int thread) {
@@ -112,7 +124,7 @@ template <ctrain::cuda::Kernel K> class Grid {
           Thread& self = threads_[std::size_t(thread)];
           self.scheduler = std::move(scheduler);
           Block block(memory_, thread);
-          kernel_(block);
+          work_(block);
           self.stop = Stop::end;
           return std::move(self.scheduler);
         });
@@ -121,8 +133,8 @@ template <ctrain::cuda::Kernel K> class Grid {
 
   /// All warps up to the next barrier; true iff they ended instead.
   bool run_to_barrier() {
-    for (int i = 0; i < K::threads / warp; ++i)
-      run_warp(backwards_ ? K::threads / warp - 1 - i : i);
+    const int warps = int(threads_.size()) / warp;
+    for (int i = 0; i < warps; ++i) run_warp(backwards_ ? warps - 1 - i : i);
     for (const Thread& thread : threads_)
       if (thread.stop != threads_[0].stop)
         fail("a barrier that not all threads of the block reach");
@@ -142,33 +154,42 @@ template <ctrain::cuda::Kernel K> class Grid {
     } while (lanes[0].stop == Stop::exchange);
   }
 
-  static void check_guard(std::byte b) {
+  void check_guard(std::byte b) const {
     if (b != std::byte{0xff}) fail("a write outside of shared memory");
   }
-  [[noreturn]] static void fail(const std::string& what) {
-    throw std::logic_error("emulated kernel " + std::string(typeid(K).name()) + ": " + what);
+  [[noreturn]] void fail(const std::string& what) const {
+    throw std::logic_error("emulated kernel " + std::string(name_) + ": " + what);
   }
 
   static constexpr std::size_t guard = 256;
 
-  const K& kernel_;
+  const char* name_;
+  std::int64_t blocks_;
+  std::size_t shared_;
+  std::function<void(Block&)> work_;
   bool backwards_;
   context::pooled_fixedsize_stack stacks_{64 * 1024};
-  std::vector<Thread> threads_{std::size_t(K::threads)};
+  std::vector<Thread> threads_;
   SharedMemory memory_;
 };
 
-/// The name of a kernel's template, without namespaces and arguments.
-template <class K> std::string name_of() {
+/// Adds the names that a kernel's type is made of: its template, and what that is given.
+inline void add_names_of(const std::type_info& kernel, std::set<std::string>& names) {
   int status = 0;
-  char* text = abi::__cxa_demangle(typeid(K).name(), nullptr, nullptr, &status);
-  std::string name(text);
+  char* text = abi::__cxa_demangle(kernel.name(), nullptr, nullptr, &status);
+  std::string name;
+  for (const char* c = text;; ++c) {
+    if (std::isalnum(static_cast<unsigned char>(*c)) || *c == '_') {
+      name += *c;
+      continue;
+    }
+    if (!name.empty()) names.insert(std::exchange(name, {}));
+    if (*c == '\0') break;
+  }
   std::free(text);
-  name = name.substr(0, name.find('<'));
-  return name.substr(name.rfind(':') + 1);
 }
 
-/// Models cuda::Stream, and remembers which kernels it ran.
+/// Models cuda::Stream, and remembers of what the kernels that it ran are made.
 class Stream {
  public:
   explicit Stream(bool backwards = false) : backwards_(backwards) {}
@@ -178,8 +199,8 @@ class Stream {
     return reinterpret_cast<T*>((reinterpret_cast<std::uintptr_t>(memory_.data()) + 15) / 16 * 16);
   }
   template <ctrain::cuda::Kernel K> void launch(const K& kernel) {
-    names.insert(name_of<K>());
-    Grid<K>(kernel, backwards_).run();
+    Grid(kernel, backwards_).run();
+    add_names_of(typeid(K), names);
   }
 
   std::set<std::string> names;

@@ -16,6 +16,12 @@ TEMPLATE_TEST_CASE("cuda.emulated.layer_norm_agrees", "", float, bf16, fp16) {
   emulation::layer_norm_agrees<TestType>();
 }
 
+TEST_CASE("cuda.emulated.joined_norms_have_the_bits_of_separate_ones") {
+  emulation::joined_norm_has_the_bits_of_both<float, float>();
+  emulation::joined_norm_has_the_bits_of_both<bf16, bf16>();
+  emulation::joined_norm_has_the_bits_of_both<fp16, float>();
+}
+
 TEMPLATE_TEST_CASE("cuda.emulated.dropout_has_the_same_bits", "", float, bf16, fp16) {
   emulation::dropout_agrees<TestType>();
 }
@@ -60,13 +66,25 @@ TEMPLATE_TEST_CASE("cuda.emulated.adamw_agrees", "", float, bf16, fp16) {
   emulation::adamw_agrees<TestType>();
 }
 
+TEST_CASE("cuda.emulated.adamw_fills_the_copy_of_its_weight") {
+  emulation::adamw_into_a_copy_agrees<bf16>();
+}
+
 TEMPLATE_TEST_CASE("cuda.emulated.row_programs_agree", "", float, bf16, fp16) {
   emulation::row_programs_agree<TestType>();
   emulation::zero_one_programs_agree<TestType>();
 }
 
+TEST_CASE("cuda.emulated.compressed_programs_agree") {
+  emulation::compressed_programs_agree();
+}
+
 TEST_CASE("cuda.emulated.sign_compression_has_the_same_bits") {
   emulation::sign_compression_agrees();
+}
+
+TEST_CASE("cuda.emulated.losses_are_counted") {
+  emulation::losses_are_counted();
 }
 
 TEST_CASE("cuda.emulated.clip_and_loss_scale_are_decided_right") {
@@ -81,44 +99,69 @@ TEMPLATE_TEST_CASE("cuda.emulated.products_and_their_epilogues_agree", "", float
 
 namespace {
 
-/// Names of the kernels in a header: structs that say how many threads a block has.
-void add_kernels_of(const std::filesystem::path& header, std::set<std::string>& names) {
-  std::ifstream file(header);
-  std::string line, name;
-  while (std::getline(file, line)) {
-    std::smatch match;
-    if (std::regex_search(line, match, std::regex("^(?:template <.*> )?struct (\\w+)")))
-      name = match[1];
-    if (line.find("static constexpr int threads = ") != std::string::npos) names.insert(name);
+namespace fs = std::filesystem;
+
+/// What a device can run, as the headers in `folder` have it: kernels, which see their block;
+/// what EachElement and its like do to elements; programs and functions, where something runs them.
+std::set<std::string> parts_of_kernels(const fs::path& folder) {
+  const std::regex begins("^(?:template <.*> )?struct (\\w+)"),
+      works("operator\\(\\)\\(B& block\\) const|\\bat\\(std::int64_t i\\) const"),
+      runs("\\b(?:RunRows|RunOnce|SumSquaresOfRows|LargestOfRows)<(\\w+)");
+  std::set<std::string> names;
+  for (const auto& header : fs::recursive_directory_iterator(folder)) {
+    const bool on_device = header.path().parent_path().filename() == "cuda";
+    std::ifstream file(header.path());
+    std::string line, name;
+    for (std::smatch match; std::getline(file, line);) {
+      if (std::regex_search(line, match, begins)) name = match[1];
+      if (on_device && std::regex_search(line, works)) names.insert(name);
+      if (std::regex_search(line, match, runs)) names.insert(match[1]);
+    }
   }
+  for (const char* parameter : {"Program", "Function"}) names.erase(parameter);
+  return names;
+}
+
+/// Lines with a word, in headers.
+int lines_with(const fs::path& folder, const std::string& word) {
+  int count = 0;
+  for (const auto& header : fs::recursive_directory_iterator(folder)) {
+    std::ifstream file(header.path());
+    for (std::string line; std::getline(file, line);) count += line.find(word) != line.npos;
+  }
+  return count;
 }
 
 }  // namespace
 
 TEST_CASE("cuda.emulated.no_kernel_lacks_a_test") {
   emulation::layer_norm_agrees<float>();
+  emulation::joined_norm_has_the_bits_of_both<float, float>();
   emulation::dropout_agrees<bf16>();
   emulation::elements_agree<bf16>();
+  emulation::tanh_agrees();
+  emulation::clear_agrees();
+  emulation::copy_agrees();
   emulation::bias_gradient_agrees<bf16>();
   emulation::attention_agrees<float>();
   emulation::embedding_agrees();
   emulation::head_agrees();
   emulation::sum_of_squares_agrees<float>();
+  emulation::adamw_agrees<float>();
+  emulation::adamw_into_a_copy_agrees<bf16>();
   emulation::row_programs_agree<float>();
+  emulation::zero_one_programs_agree<float>();
+  emulation::compressed_programs_agree();
   emulation::sign_compression_agrees();
+  emulation::losses_are_counted();
   emulation::decisions_agree();
 
-  std::set<std::string> kernels;
-  const std::filesystem::path source = CTRAIN_SOURCE_DIR;
-  for (const auto& header :
-       std::filesystem::directory_iterator(source / "include/ctrain/backend/cuda"))
-    add_kernels_of(header.path(), kernels);
-  // Not kernels themselves: what attention's kernels have in common.
-  kernels.erase("HeadTile");
-  kernels.erase("AttentionKernel");
-  CHECK(kernels.size() >= 18);
-  for (const std::string& kernel : kernels) {
-    INFO(kernel << " is in backend/cuda, but no emulated test runs it");
-    CHECK(emulation::kernels_run().count(kernel) == 1);
+  const fs::path headers = fs::path(CTRAIN_SOURCE_DIR) / "include/ctrain";
+  CHECK(lines_with(headers, "__global__") == 1);  // all kernels enter there
+  const std::set<std::string> parts = parts_of_kernels(headers);
+  CHECK(parts.size() >= 60);
+  for (const std::string& part : parts) {
+    INFO(part << " runs on a device, but in no emulated test");
+    CHECK(emulation::kernels_run().count(part) == 1);
   }
 }

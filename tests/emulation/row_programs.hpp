@@ -85,6 +85,55 @@ template <class G> void zero_one_programs_agree() {
     }
 }
 
+/// What 1-bit Adam and 1-bit LAMB run besides: on tensors' own numbers, and on errors.
+inline void compressed_programs_agree() {
+  for (const int count : {6, 1030}) {
+    oracle::Random random(54);
+    const auto size = std::size_t(count);
+    const Floats w = random.values<float>(size), m = random.values<float>(size),
+                 b = random.values<float>(size), e = random.values<float>(size);
+    Floats v = random.values<float>(size), moves = random.values<float>(size);
+    for (std::size_t i = 0; i < size; ++i) v[i] *= v[i], moves[i] *= moves[i];
+    const OptimizerNumbers n{1e-2f, 0.9f, 0.999f, 1e-3f, 0.1f, 0.5f, 3};
+    const Descend by{plain_direction(n), n.learning_rate};
+    agrees(
+        [&](auto& backend) {
+          Buffer<float> weight(w, 0), first(m, 0), second(v, 0), moving(moves, 0), before(b, 0),
+              error(e, 0), mean(Floats{0.25f}, 0);
+          float *const at = weight.data(), *const moment = first.data(),
+                       *const square = second.data(), *const lost = error.data();
+          OneBitLambTensor tensor;
+          LambNorms norms;
+          ExactSum squares;
+          backend.run(SumOfSquares{&squares, moment, count});
+          backend.run(RunOnce<TakeRoot>{{&tensor, &squares, count, 2, mean.data()}});
+          backend.run(RunOnce<TakeMeanRoot>{{&tensor, mean.data()}});
+          backend.run(RunRows<AddToError>{{}, {lost, moment}, count});
+          backend.run(RunRows<AddScaledToError>{{&tensor}, {lost, moment}, count});
+          backend.run(RunRows<ScaleBack>{{&tensor}, {moment}, count});
+          backend.run(RunRows<KeepWhatIsCutOff>{{0.5f, &tensor}, {lost, moment, square}, count});
+          backend.run(RunRows<FollowMomentum>{
+              FollowMomentum(n), {moving.data(), moment, before.data()}, count});
+          backend.run(SumOfSquares{&norms.weight, at, count});
+          backend.run(SumSquaresOfRows<Direction>{
+              &norms.update, by.direction, {at, moment, square}, count});
+          backend.run(RunOnce<AverageTrust>{{&tensor, &norms, {}, 0.9f}});
+          backend.run(LargestOfRows<VarianceRatio>{
+              &tensor.largest_ratio, {n.epsilon}, {square, moving.data()}, count});
+          backend.run(RunOnce<TakeFactor>{{&tensor, &norms, true, {}}});
+          backend.run(RunRows<Descend>{by, {at, moment, square}, count});
+          backend.run(RunRows<DescendByCoefficient>{{by, &tensor}, {at, moment, square}, count});
+          return std::vector<Floats>{weight.floats(),
+                                     first.floats(),
+                                     error.floats(),
+                                     moving.floats(),
+                                     {tensor.coefficient, tensor.factor, tensor.root,
+                                      tensor.mean_root, tensor.largest_ratio}};
+        },
+        {1e-6, 1e-6, 1e-6, 1e-6, 1e-6});
+  }
+}
+
 /// Bits, scales and errors are the reference's.
 inline void sign_compression_agrees() {
   for (const int count : {8, 40, 2056})
