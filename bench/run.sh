@@ -6,7 +6,7 @@
 #   NAME = proofs     seconds of the compilers on every split of the 1.3B model within 8 ranks
 #   NAME = kernels    registers, spills and 16-byte accesses of the hot CUDA kernels; needs nvcc
 #   NAME = scaling    bench/scaling_mpi.cpp on two processes
-#   NAME = compressed bench/compressed_mpi.cpp on two processes, or on as many as --ranks says
+#   NAME = compressed bench/compressed_mpi.cpp on two processes; --ranks 4: compressed_four_mpi.cpp
 #   NAME = pytorch    whole steps of ours and of PyTorch in turn; needs --python with torch
 #   any other         builds bench/NAME.cpp (or .cu) and runs it with --json FILE ARGUMENT...
 set -eu
@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 if (($# == 0)); then
   echo "usage: bench/run.sh NAME [ARGUMENT...], where NAME is one of:"
   { echo compile; echo kernels; echo proofs; echo pytorch; find bench -maxdepth 1 -name '*.cpp' -o -maxdepth 1 -name '*.cu'; } |
-    sed 's@.*/@@; s@\.[a-z]*$@@; s@_mpi$@@; s@^@  @' | sort
+    sed 's@.*/@@; s@\.[a-z]*$@@; s@_mpi$@@; s@_four$@@; s@^@  @' | sort -u
   exit 2
 fi
 name=$1
@@ -31,12 +31,14 @@ elif [[ $name == kernels ]]; then
 elif [[ $name == scaling || $name == compressed ]]; then
   ranks=2
   for ((i = 1; i < $#; ++i)); do [[ ${!i} != --ranks ]] || { j=$((i + 1)) && ranks=${!j}; }; done
+  program=bench_${name}_mpi
+  [[ $name != compressed || $ranks != 4 ]] || program=bench_${name}_four_mpi
   cmake --preset cuda >/dev/null
-  cmake --build --preset cuda --target "bench_${name}_mpi" >&2
+  cmake --build --preset cuda --target "$program" >&2
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
   threads=$(($(nproc) / ranks))
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
-  mpirun --oversubscribe --bind-to none -n "$ranks" "build/cuda/bench/bench_${name}_mpi" \
+  mpirun --oversubscribe --bind-to none -n "$ranks" "build/cuda/bench/$program" \
     --json "$json" "$@"
 elif [[ $name == pytorch ]]; then
   cmake --preset cuda >/dev/null
