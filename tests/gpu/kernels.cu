@@ -49,6 +49,67 @@ template <class T> void norms(Bench& on) {
     }
 }
 
+/// Residual, dropout and norm in one kernel, forward and backward.
+template <class T, class Y> void joined_norms(Bench& on) {
+  for (const int hidden : widths) {
+    Random random(8);
+    const int rows = 70;
+    const auto count = std::size_t(rows * hidden), width = std::size_t(hidden);
+    Sentences batch = Sentences::random(random, rows, 1, 0, false, 10, 2);
+    Pair<StepNumbers> numbers(std::vector<StepNumbers>{{.seed = 0x1234567, .step = 7}});
+    Pair<T> branch(random, count), d_branch = Pair<T>::output(count);
+    Pair<Y> y = Pair<Y>::output(count), dy(random, count);
+    Pair<float> residual(random, count), gain(random, width), bias(random, width),
+        sum = Pair<float>::output(count), dx(random, count), mean = Pair<float>::output(rows),
+        rstd = Pair<float>::output(rows), d_gain(random, width), d_bias(random, width);
+    const auto drop = [&](auto at) {
+      return Dropout{at(numbers), 11, dropout_threshold(0.3f), at(batch.row_keys), nullptr};
+    };
+    on.run([&](auto at) {
+      return DropoutAddLayerNormForward<T, Y>{
+          {at(sum), at(branch), at(residual), drop(at), rows, hidden},
+          {at(y), at(mean), at(rstd), at(sum), at(gain), at(bias), rows, hidden, 1e-5f}};
+    });
+    on.run([&](auto at) {
+      return LayerNormDropoutAddBackward<T, Y>{
+          {at(dx), at(d_gain), at(d_bias), at(dy), at(sum), at(mean), at(rstd), at(gain), rows,
+           hidden, true, false},
+          {at(d_branch), at(dx), drop(at), rows, hidden}};
+    });
+    on.report.compare(typed<T>("dropout_add of a joined norm"), sum, 1e-7);
+    on.report.compare(typed<T>("joined layer_norm y"), y, share<Y>);
+    on.report.compare(typed<T>("joined layer_norm dx"), dx, 2e-5);
+    on.report.compare(typed<T>("joined layer_norm d_gain"), d_gain, 2e-5);
+    on.report.compare(typed<T>("dropout_add_backward of a joined norm"), d_branch,
+                      is_half<T> ? 2 * share<T> : 2e-5);
+  }
+}
+
+/// A device converts in one instruction: every finite value of 16 bits, and what lies halfway to
+/// the next.
+template <class T> void conversions(Bench& on) {
+  std::vector<float> values;
+  std::vector<T> narrow;
+  const auto value_of = [](int bits) {
+    T value;
+    value.bits = std::uint16_t(bits);
+    return value;
+  };
+  for (int bits = 0; bits < 0xffff; ++bits) {
+    const T one = value_of(bits), next = value_of(bits + 1);
+    if (!std::isfinite(float(one)) || !std::isfinite(float(next))) continue;
+    narrow.push_back(one);
+    values.push_back(float((double(float(one)) + double(float(next))) / 2));
+  }
+  const int count = int(values.size());
+  Pair<float> wide(values), widened = Pair<float>::output(values.size());
+  Pair<T> from(narrow), halves = Pair<T>::output(values.size());
+  on.run([&](auto at) { return CastForward<T>{at(halves), at(wide), 1, count}; });
+  on.run([&](auto at) { return CastBackward<T>{at(widened), at(from), 1, count, false}; });
+  on.report.compare(typed<T>("narrowing of all values"), halves, 0);
+  on.report.compare(typed<T>("widening of all values"), widened, 0);
+}
+
 template <class T> void elements(Bench& on) {
   for (const int cols : widths) {
     Random random(2);
@@ -282,17 +343,41 @@ template <class G> void updates(Bench& on) {
   }
 }
 
+/// AdamW, and the copy that products read.
+template <class T> void update_into_a_copy(Bench& on) {
+  for (const int in : {64, 5}) {
+    Random random(9);
+    const int out = 33;
+    const auto size = std::size_t(out * in);
+    Pair<float> weight(random, size), first(random, size), gradient(random, size),
+        second(std::vector<float>(size, 0.5f));
+    Pair<T> copy = Pair<T>::output(size);
+    on.run([&](auto at) {
+      return AdamWUpdateAndPrepare<T, float>{
+          {at(weight), at(first), at(second), at(gradient), std::int64_t{out} * in,
+           OptimizerKind::adamw_torch, 1e-3f, 0.9f, 0.999f, 1e-8f, 0.1f, 0.5f, 3},
+          {at(copy), nullptr, at(weight), out, in},
+          {0, out}};
+    });
+    on.report.compare(typed<T>("adamw weight beside a copy"), weight, 1e-6);
+    on.report.compare(typed<T>("adamw copy"), copy, share<T>);
+  }
+}
+
 }  // namespace
 
 int main() {
   cuda::require_device("gpu_kernels");
   Bench on;
   norms<float>(on), norms<bf16>(on), norms<fp16>(on);
+  joined_norms<float, float>(on), joined_norms<bf16, bf16>(on), joined_norms<fp16, float>(on);
+  conversions<bf16>(on), conversions<fp16>(on);
   elements<float>(on), elements<bf16>(on), elements<fp16>(on);
   attention<float>(on), attention<bf16>(on), attention<fp16>(on);
   model_ends(on);
   products<float>(on), products<bf16>(on), products<fp16>(on);
   products_with_gelu<float>(on), products_with_gelu<bf16>(on), products_with_gelu<fp16>(on);
   updates<float>(on), updates<bf16>(on);
+  update_into_a_copy<bf16>(on);
   return on.report.end("gpu_kernels");
 }

@@ -7,6 +7,9 @@
 
 namespace ctrain {
 
+// A device of this library (sm_80 and later) converts in one instruction, to the same bits; which
+// NaN comes of a NaN is its own affair.
+
 /// Element types a tensor can have. `fp32` also stands for the master copy of every parameter.
 enum class DType : std::uint8_t { fp32, bf16, fp16, int32 };
 
@@ -31,9 +34,22 @@ struct bf16 {
 
   /// Round to nearest, ties to even; a NaN stays a (quiet) NaN.
   CTRAIN_HOST_DEVICE static constexpr std::uint16_t narrow(float value) {
+#ifdef __CUDA_ARCH__
+    if (!__builtin_is_constant_evaluated()) return std::uint16_t(narrow_two(value, 0.0f));
+#endif
     const std::uint32_t u = bits_as<std::uint32_t>(value);
     if ((u & 0x7fffffffu) > 0x7f800000u) return std::uint16_t((u >> 16) | 0x40u);
     return std::uint16_t((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+  }
+  /// Of neighbours in memory.
+  CTRAIN_HOST_DEVICE static std::uint32_t narrow_two(float first, float second) {
+#ifdef __CUDA_ARCH__
+    std::uint32_t bits;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(second), "f"(first));
+    return bits;
+#else
+    return narrow(first) | std::uint32_t{narrow(second)} << 16;
+#endif
   }
 };
 
@@ -44,6 +60,13 @@ struct fp16 {
   fp16() = default;
   CTRAIN_HOST_DEVICE constexpr explicit fp16(float value) : bits(narrow(value)) {}
   CTRAIN_HOST_DEVICE constexpr operator float() const {
+#ifdef __CUDA_ARCH__
+    if (!__builtin_is_constant_evaluated()) {
+      float value;
+      asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+      return value;
+    }
+#endif
     const std::uint32_t sign = std::uint32_t(bits & 0x8000u) << 16;
     const std::uint32_t exponent = (bits >> 10) & 0x1fu, mantissa = bits & 0x3ffu;
     if (exponent == 0) {  // zero or subnormal: mantissa * 2^-24
@@ -56,6 +79,9 @@ struct fp16 {
 
   /// Round to nearest, ties to even; overflow becomes infinity, a NaN stays a (quiet) NaN.
   CTRAIN_HOST_DEVICE static constexpr std::uint16_t narrow(float value) {
+#ifdef __CUDA_ARCH__
+    if (!__builtin_is_constant_evaluated()) return std::uint16_t(narrow_two(value, 0.0f));
+#endif
     const std::uint32_t u = bits_as<std::uint32_t>(value);
     const std::uint32_t sign = (u >> 16) & 0x8000u, magnitude = u & 0x7fffffffu;
     if (magnitude > 0x7f800000u) return std::uint16_t(sign | 0x7e00u);
@@ -70,6 +96,16 @@ struct fp16 {
     }
     const std::uint32_t rebased = magnitude - 0x38000000u;
     return std::uint16_t(sign | ((rebased + 0xfffu + ((rebased >> 13) & 1u)) >> 13));
+  }
+  /// Of neighbours in memory.
+  CTRAIN_HOST_DEVICE static std::uint32_t narrow_two(float first, float second) {
+#ifdef __CUDA_ARCH__
+    std::uint32_t bits;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(second), "f"(first));
+    return bits;
+#else
+    return narrow(first) | std::uint32_t{narrow(second)} << 16;
+#endif
   }
 };
 

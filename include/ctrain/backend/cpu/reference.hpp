@@ -201,6 +201,13 @@ struct CpuReference {
     }
   }
 
+  template <class T, class Y> void run(const DropoutAddLayerNormForward<T, Y>& call) {
+    run(call.add), run(call.norm);
+  }
+  template <class T, class Y> void run(const LayerNormDropoutAddBackward<T, Y>& call) {
+    run(call.norm), run(call.add);
+  }
+
   template <class T> void run(const CastForward<T>& call) {
     for (std::int64_t i = 0; i < std::int64_t(call.rows) * call.cols; ++i) call.y[i] = T(call.x[i]);
   }

@@ -138,7 +138,7 @@ template <class T, int HeadSize> struct HeadTile {
         const int c = own_group(thread, j);
         Values<group> value;
         unrolled<group>([&](auto i) { value[i] = sum.at[r][j * group + i] * factor[r]; });
-        if (Aligned && c < size) store(row + c, value);
+        if (Aligned && c < size) store_16_bytes_globally(row + c, bits_of<T>(value.at));
         if (!Aligned)
           unrolled<group>([&](auto i) {
             if (c + i < size) row[c + i] = T(value[i]);

@@ -106,8 +106,28 @@ CTRAIN_HOST_DEVICE CTRAIN_INLINE void store_16_bytes(void* to, const Bits16& bit
   __builtin_memcpy(__builtin_assume_aligned(to, 16), &bits, 16);
 #endif
 }
+/// The same where memory is the device's, never shared: one access whatever came before.
+CTRAIN_HOST_DEVICE CTRAIN_INLINE void store_16_bytes_globally(void* to, const Bits16& bits) {
+#ifdef __CUDA_ARCH__
+  __stwb(static_cast<Bits16*>(to), bits);
+#else
+  store_16_bytes(to, bits);
+#endif
+}
 CTRAIN_HOST_DEVICE CTRAIN_INLINE void copy_16_bytes(void* to, const void* from) {
   store_16_bytes(to, load_16_bytes(from));
+}
+
+/// Neighbours as they stand in memory, made of whole words: of narrower parts a device makes
+/// narrower accesses.
+template <class T> CTRAIN_HOST_DEVICE CTRAIN_INLINE Bits16 bits_of(const float* values) {
+  std::uint32_t word[4];
+  for (int i = 0; i < 4; ++i)
+    if constexpr (sizeof(T) == 4)
+      word[i] = bits_as<std::uint32_t>(values[i]);
+    else
+      word[i] = T::narrow_two(values[2 * i], values[2 * i + 1]);
+  return {word[0], word[1], word[2], word[3]};
 }
 
 template <int N, class T> CTRAIN_HOST_DEVICE CTRAIN_INLINE Values<N> load(const T* from) {
@@ -134,13 +154,8 @@ CTRAIN_HOST_DEVICE CTRAIN_INLINE void store(T* to, const Values<N>& values) {
   } else {
     constexpr int group = group_of<T>;
     static_assert(N % group == 0, "a group is a multiple of 16 bytes");
-    alignas(16) T part[group];
-    for (int start = 0; start < N; start += group) {
-      for (int i = 0; i < group; ++i) part[i] = T(values[start + i]);
-      Bits16 bits;
-      __builtin_memcpy(&bits, part, 16);
-      store_16_bytes(to + start, bits);
-    }
+    for (int start = 0; start < N; start += group)
+      store_16_bytes(to + start, bits_of<T>(values.at + start));
   }
 }
 
