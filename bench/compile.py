@@ -2,8 +2,8 @@
 """What a policy costs a compiler: seconds and peak memory, medians of three, per source and compiler.
 
 bench/compile/*.cpp are whole programs around one policy; the CUDA programs of examples, tests/gpu and bench are compiled to
-PTX, whose size is printed too. Peak memory is that of the largest single
-process, as the kernel counts it (ru_maxrss). Run it on a quiet machine: it measures wall time.
+PTX, whose size is printed too. Peak memory is that of the largest single process, as the kernel counts it (ru_maxrss).
+Wall time wants a quiet machine; processor time, of all processes of a compiler, bears some company.
 """
 import argparse
 import json
@@ -38,7 +38,7 @@ def compilers_for(source):
 
 
 def once(command):
-    """Seconds of wall time and MiB of the largest process."""
+    """Seconds of wall time and of processor time, and MiB of the largest process."""
     begin = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     message = child.stderr.read()
@@ -47,7 +47,7 @@ def once(command):
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         sys.exit(f"{' '.join(command)}\n{message}")
-    return seconds, usage.ru_maxrss / 1024
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def measure(source, compiler, repeats):
@@ -61,9 +61,10 @@ def measure(source, compiler, repeats):
     return {
         "source": source.name,
         "compiler": compiler,
-        "seconds": round(statistics.median(seconds for seconds, _ in runs), 3),
-        "peak_MiB": round(statistics.median(memory for _, memory in runs), 1),
-        "all_seconds": [round(seconds, 3) for seconds, _ in runs],
+        "seconds": round(statistics.median(seconds for seconds, _, _ in runs), 3),
+        "processor_seconds": round(statistics.median(busy for _, busy, _ in runs), 3),
+        "peak_MiB": round(statistics.median(memory for _, _, memory in runs), 1),
+        "all_seconds": [round(seconds, 3) for seconds, _, _ in runs],
         **ptx,
     }
 
@@ -92,14 +93,15 @@ def main():
     options = parser.parse_args()
 
     rows = []
-    print(f"{'source':32} {'compiler':24} {'seconds':>8} {'peak MiB':>9} {'PTX KiB':>8}")
+    print(f"{'source':32} {'compiler':24} {'seconds':>8} {'busy':>8} {'peak MiB':>9} {'PTX KiB':>8}")
     for source in options.sources:
         for compiler, command in compilers_for(source).items():
             if not shutil.which(command[0]):
                 continue
             row = measure(source, compiler, options.repeats)
             rows.append(row)
-            print(f"{row['source']:32} {compiler:24} {row['seconds']:8.2f} {row['peak_MiB']:9.0f} "
+            print(f"{row['source']:32} {compiler:24} {row['seconds']:8.2f} {row['processor_seconds']:8.2f} "
+                  f"{row['peak_MiB']:9.0f} "
                   f"{row.get('ptx_KiB', ''):>8}", flush=True)
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps({**machine(), "rows": rows}, indent=2) + "\n")
