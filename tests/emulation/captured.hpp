@@ -6,6 +6,7 @@
 #include <ctrain/backend/row_calls.hpp>
 #include <ctrain/memory/plan.hpp>
 
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <stdexcept>
@@ -16,10 +17,12 @@
 
 namespace emulation {
 
-/// Memory of the emulated device.
+/// Memory of the emulated device, full of NaN: a step reads nothing that it has not written.
 class DeviceArena {
  public:
-  explicit DeviceArena(bytes size) : size_(size), memory_(new Line[std::size_t(size) / 64 + 1]()) {}
+  explicit DeviceArena(bytes size) : size_(size), memory_(new Line[std::size_t(size) / 64 + 1]) {
+    std::memset(base(), 0xff, std::size_t(size));
+  }
   std::byte* at(bytes offset, bytes count) {
     if (offset + count > high_water_) high_water_ = offset + count;
     return base() + offset;

@@ -82,12 +82,9 @@ inline std::set<std::string>& kernels_run() {
   return names;
 }
 
-/// run(backend) gives a call's outputs. Emulated ones must come near the reference's, `exactly`
-/// where the tolerance is 0, and must not depend on the order of threads.
-template <class Run> void agrees(Run&& run, const std::vector<double>& tolerances) {
-  ctrain::CpuReference reference;
-  Emulated forwards(false), backwards(true);
-  const std::vector<Floats> expected = run(reference), got = run(forwards), other = run(backwards);
+/// What emulated calls came to, threads forwards and backwards.
+inline void compare(const std::vector<Floats>& expected, const std::vector<Floats>& got,
+                    const std::vector<Floats>& other, const std::vector<double>& tolerances) {
   for (std::size_t i = 0; i < expected.size(); ++i) {
     INFO("output " << i);
     CHECK(oracle::same_bits(got[i], other[i]));
@@ -97,6 +94,15 @@ template <class Run> void agrees(Run&& run, const std::vector<double>& tolerance
       oracle::require_near(got[i], oracle::doubles(expected[i]), tolerances[i],
                            "emulated output " + std::to_string(i));
   }
+}
+
+/// run(backend) gives a call's outputs. Emulated ones must come near the reference's, `exactly`
+/// where the tolerance is 0, and must not depend on the order of threads.
+template <class Run> void agrees(const Run& run, const std::vector<double>& tolerances) {
+  ctrain::CpuReference reference;
+  Emulated forwards(false), backwards(true);
+  const std::vector<Floats> expected = run(reference), got = run(forwards);
+  compare(expected, got, run(backwards), tolerances);
   kernels_run().merge(forwards.stream.names);
 }
 

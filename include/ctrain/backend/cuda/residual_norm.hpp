@@ -9,7 +9,7 @@
 namespace ctrain::cuda {
 
 /// DropRows, then NormaliseRows of what that has written, with their bits. One block per row, which
-/// stays in shared memory between the two: a third less traffic.
+/// stays in shared memory between the two: a quarter less traffic in 16 bits.
 template <class T, class Y, int Group> struct AddNormaliseRows {
   using Drop = RowDropout<Group>;
   using Norm = RowNorm<Y, Group>;
