@@ -22,9 +22,14 @@
 #include <ctrain/trainer/trainer.hpp>
 
 #include <cmath>
+#include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "report.hpp"
 
@@ -33,7 +38,7 @@ namespace compressed {
 using namespace ctrain;
 using Kind = OptimizerKind;
 
-constexpr int steps = 256, warmup = 16;
+constexpr int steps = 256, more_steps = 384, warmup = 16;
 constexpr int window = 16;  // of the curve, in steps
 
 /// What is aimed at: the loss of the last two windows is at most that much above AdamW's, for at
@@ -43,9 +48,12 @@ constexpr double margin = 0.02, most_bytes = 0.2;
 /// 1-bit Adam and LAMB freeze after 16 % of the steps (15 to 25 in DeepSpeed's guide). 0/1 Adam,
 /// which sums gradients in full less and less often until then, does after 25 %, and then syncs in
 /// each of 48 steps, in every other of as many, and in every fourth.
-constexpr Compression compression_of(Kind kind) {
-  if (kind != Kind::zero_one_adam) return {.freeze_step = 41};
-  return {.freeze_step = 64, .variance_scaler = 24, .local_step_scaler = 48, .local_step_limit = 4};
+constexpr Compression compression_of(Kind kind, int all_steps) {
+  if (kind != Kind::zero_one_adam) return {.freeze_step = (16 * all_steps + 99) / 100};
+  return {.freeze_step = all_steps / 4,
+          .variance_scaler = 24,
+          .local_step_scaler = 48,
+          .local_step_limit = 4};
 }
 /// 0/1 Adam's paper adds epsilon to the variance, under the root: squared, it is Adam's.
 constexpr float epsilon_of(Kind kind, Compat form) {
@@ -54,7 +62,7 @@ constexpr float epsilon_of(Kind kind, Compat form) {
 }
 
 /// 512 tokens a step on any number of ranks, that is about 17 pairs.
-template <Kind Which, int Data, Compat Form = Compat::paper> struct On {
+template <Kind Which, int Data, Compat Form = Compat::paper, int Steps = steps> struct On {
   static constexpr bool is_lamb = has_trust_ratio(Which);
   static constexpr Policy policy{.model = megatron_bert_mini,
                                  .batch = {.packed_tokens = 512 / Data, .length = 64},
@@ -63,7 +71,7 @@ template <Kind Which, int Data, Compat Form = Compat::paper> struct On {
                                                .epsilon = epsilon_of(Which, Form),
                                                .weight_decay = 0.01f,
                                                .compat = Form,
-                                               .compression = compression_of(Which)},
+                                               .compression = compression_of(Which, Steps)},
                                  .parallel = {.data = Data},
                                  .device = host_memory(4 * GiB)};
 };
@@ -77,7 +85,8 @@ struct Task {
 };
 
 /// One method from the first step to the last: its curve, its bytes, its loss on held pairs.
-template <class P> void run(Task& task, Mpi& communicator, const char* name) {
+template <class P>
+void run(Task& task, Mpi& communicator, const char* name, int all_steps = steps) {
   if (const std::string& only = task.options.text("only");
       !only.empty() && std::string(name).find(only) == std::string::npos)
     return;
@@ -87,11 +96,11 @@ template <class P> void run(Task& task, Mpi& communicator, const char* name) {
   const LearningRate rate{
       .base = 1e-6 *
               task.options.number(On<P::policy.optimizer.kind, 1>::is_lamb ? "lamb_rate" : "rate"),
-      .steps = {steps, warmup}};
+      .steps = {all_steps, warmup}};
   const bytes before = communicator.sent();
   std::vector<double> curve;
   StepResult sum;
-  for (int step = 0; step < steps;) {
+  for (int step = 0; step < all_steps;) {
     const StepResult result = trainer->step().train(sampler, {.seed = seed,
                                                               .step = step,
                                                               .learning_rate = rate.at(step),
@@ -123,7 +132,7 @@ template <class P> void run(Task& task, Mpi& communicator, const char* name) {
   // what a method that always sums gradients in full sends
   using Dense = On<Kind::adamw_torch, P::policy.parallel.data>;
   const double share =
-      sent / (steps * double(bytes_sent(ScheduleOf<Dense>::training::schedule, 0)));
+      sent / (all_steps * double(bytes_sent(ScheduleOf<Dense>::training::schedule, 0)));
   bench::Report::Row above, met;  // unknown where AdamW has been left out
   if (task.loss_of_adamw) {
     above = last - *task.loss_of_adamw;
@@ -148,6 +157,10 @@ template <int Data> void run_all(Task& task, Mpi& communicator) {
                                                         "zero_one_adam_deepspeed");
   run<On<Kind::lamb, Data>>(task, communicator, "lamb");
   run<On<Kind::one_bit_lamb, Data>>(task, communicator, "one_bit_lamb");
+  // once more where the loss has begun to fall before the freeze
+  run<On<Kind::adamw_torch, Data>>(task, communicator, "adamw_longer", more_steps);
+  run<On<Kind::one_bit_adam, Data, Compat::paper, more_steps>>(task, communicator,
+                                                               "one_bit_adam_longer", more_steps);
 }
 
 inline Task task_of(const Options& options) {
