@@ -371,27 +371,29 @@ TEST_CASE("trainer.zero_one.steps_of_ranks_are_the_algorithms") {
   CHECK(share_off_the_algorithm<4, Compat::paper>() < 1e-4);
 }
 
-TEST_CASE("trainer.zero_one.steps_send_what_their_tables_say") {
-  using S = ScheduleOf<Two>;
+namespace {
+
+template <class P> void sends_what_its_tables_say() {
+  using S = ScheduleOf<P>;
   constexpr bytes record = Split::record,
                   signs = bytes_sent(S::sign_training::schedule, 0) - record,
                   full = bytes_sent(S::training::schedule, 0) - record;
   // behaviours.md 4.7, f = 1/2, but for scales and paddings: sums in binary32 are 8 bytes f an
   // element, signs a quarter of a byte f, and a local step is its records.
-  constexpr double elements = double(GraphOf<Two>::graph.parameters.count());
+  constexpr double elements = double(GraphOf<P>::graph.parameters.count());
   static_assert(full >= bytes(4 * elements) && double(full) < 4.1 * elements);
   static_assert(signs >= bytes(elements / 8) && double(signs) < 1.1 * elements / 8);
   static_assert(bytes_sent(S::local_training::schedule, 0) == record);
   static_assert(bytes_sent(S::sync::schedule, 0) == signs);
-  ranks::on_all_ranks<Two>([&](auto& trainer) {
-    ranks::Sentences feed{Two::policy.batch, small.vocabulary};
+  ranks::on_all_ranks<P>([&](auto& trainer) {
+    ranks::Sentences feed{P::policy.batch, small.vocabulary};
     for (int t = 1; t <= steps_of_the_test; ++t) {
       const bytes before = trainer.communicator().sent();
       ranks::steps(trainer, t - 1, t, feed);
       feed.open(micro_batches);
-      const char kind = kind_of(t, Compat::paper);
+      const char kind = kind_of(t, P::policy.optimizer.compat);
       const bytes sent = trainer.communicator().sent() - before;
-      if (sent != record + (kind == 'V' ? full : kind == 'S' ? signs : 0))
+      if (sent != record + (kind == 'V' ? full : kind == 'S' || kind == 'G' ? signs : 0))
         throw Error("step", std::to_string(t) + " sends " + std::to_string(sent), "Count again");
     }
     const bytes before = trainer.communicator().sent();
@@ -400,6 +402,13 @@ TEST_CASE("trainer.zero_one.steps_send_what_their_tables_say") {
     if (trainer.communicator().sent() - before != signs)
       throw Error("sync", "sends", "Count again");
   });
+}
+
+}  // namespace
+
+TEST_CASE("trainer.zero_one.steps_send_what_their_tables_say") {
+  sends_what_its_tables_say<Two>();
+  sends_what_its_tables_say<ZeroOne<2, Compat::deepspeed>>();
 }
 
 TEST_CASE("trainer.zero_one.nobody_evaluates_or_reads_weights_between_syncs") {
