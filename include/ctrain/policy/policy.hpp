@@ -190,6 +190,7 @@ enum class PipelineOrder : std::uint8_t { one_forward_one_backward, zero_bubble 
 /// some rows of the word table (arXiv 1909.08053). `sequence`: tensor ranks also split the rows of
 /// the stream between their matrices (arXiv 2205.05198). `pipeline`: each has some blocks.
 /// `deadline`: a rank that waited so many seconds for another, and got nothing, names it and ends.
+/// Of steps that a card replays, it is the end of a step that it waits for.
 struct Parallel {
   int data = 1;
   int tensor = 1;

@@ -72,6 +72,8 @@ template <Replays B> class StepsAhead<B> {
     if (!recording_) recording_.emplace(backend_.capture(walk));
     backend_.replay(*recording_);
   }
+  /// Nothing is left of the recording once what is under way of it has ended.
+  void forget() { recording_.reset(); }
 
  private:
   bytes each() const { return round_up(input_ + Split::state, tensor_alignment); }

@@ -54,7 +54,7 @@ class DryLibrary {
     return {"split " + std::to_string(splits_++) + ", color " + std::to_string(color), o.members};
   }
   static void close(const Comm&) {}
-  static void abort(const Comm&) {}
+  static void abort(std::span<const Comm>) {}
   static bool is_busy(const Comm&) { return false; }
   static std::string fault(const Comm&) { return ""; }
 
@@ -73,6 +73,7 @@ class DryLibrary {
   static bool is_done(Event) { return true; }
   static bool is_idle(const Stream&) { return true; }
   static bool is_capturing(const Stream&) { return false; }
+  static void forget_capture(const Stream&) {}
 
   /// What the others would tell of their micro-batches: a sentence each.
   void announce(const Transfer& t) {

@@ -83,6 +83,8 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
         communicator.lend(group, memory, size);
       }
     }
+    if constexpr (runs_ahead && requires { communicator.before_aborting({}); })
+      communicator.before_aborting([this] { ahead_.forget(); });
     for (int slot = 0; slot < batches_held(policy, split, map.at().pipeline); ++slot) {
       batches_[slot].here = map.batch(slot);
       batches_[slot].host = host_.batch_at(batches_[slot].here);
@@ -104,7 +106,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
   /// The same without its result, and without waiting for it where a device runs ahead: a host that
   /// calls nothing else until it wants to know is never waited for either. Returns the number of
   /// micro-batches; a step that fails throws from a later call, and changes nothing, nor do those
-  /// after it.
+  /// after it. Of several ranks, all launch, read out and record() after the same steps.
   template <Feed F> int launch(F& feed, const StepNumbers& n) {
     opened_ = feed.open(split.grid.data * split.micro_batches);
     if (opened_ == 0) return 0;
@@ -345,6 +347,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
       ahead_.run(walk_it);
     backend_.read_later(reinterpret_cast<std::byte*>(ahead_.state(ahead_.count())), map_.state(),
                         sizeof(StepState));
+    if constexpr (requires { communicator_.gave_step(n.step); }) communicator_.gave_step(n.step);
     ahead_.advance();
   }
   /// All micro-batches of the step stand in memory, each filled up.

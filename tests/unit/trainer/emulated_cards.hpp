@@ -6,6 +6,7 @@
 #include <ctrain/backend/comm/threads.hpp>
 #include <ctrain/backend/cpu/reference.hpp>
 
+#include <atomic>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
@@ -14,6 +15,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -48,11 +50,14 @@ class Moment {
   std::condition_variable all_;
   bool came_ = false;
 };
+class Graph;
 struct EventSlot {
   std::shared_ptr<Moment> latest;
+  Graph* of = nullptr;  // that has recorded it last
+  int record = 0;
 };
 
-/// Does what it is given in order, on a thread of its own.
+/// Does what it is given in order, on a thread of its own, or records it.
 class Queue {
  public:
   Queue() : thread_([this] { run(); }) {}
@@ -60,22 +65,28 @@ class Queue {
     push(nullptr);
     thread_.join();
   }
-  void push(std::function<void()> work) {
-    const std::lock_guard lock(mutex_);
-    work_.push_back(std::move(work));
-    wake_.notify_one();
-  }
+  void push(std::function<void()> work);
   std::shared_ptr<Moment> mark() {
+    if (graph_ != nullptr) throw std::logic_error("a wait for a stream that is capturing");
     auto moment = std::make_shared<Moment>();
     push([moment] { moment->come(); });
     return moment;
   }
   bool is_idle() {
+    if (graph_ != nullptr) throw std::logic_error("a question to a stream that is capturing");
     const std::lock_guard lock(mutex_);
     return work_.empty();
   }
+  void capture(Graph* graph) { graph_ = graph; }
+  Graph* captured() const { return graph_; }
 
  private:
+  friend class Graph;
+  void give(std::function<void()> work) {
+    const std::lock_guard lock(mutex_);
+    work_.push_back(std::move(work));
+    wake_.notify_one();
+  }
   void run() {
     omp_set_num_threads(1);
     for (;;) {
@@ -95,8 +106,88 @@ class Queue {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<std::function<void()>> work_;
+  Graph* graph_ = nullptr;  // of its giver
   std::thread thread_;
 };
+
+/// What streams were given between the begin and the end of a capture, as a device keeps it: what a
+/// stream did before or does meanwhile is no part of it, and what no event brings back to the first
+/// stream makes it invalid.
+class Graph {
+ public:
+  explicit Graph(Queue& first) : first_(&first) { join(&first); }
+  ~Graph() { forget(); }
+  void add(Queue* to, std::function<void()> work) {
+    calls_.push_back({to, std::move(work)});
+    last_[to] = -1;
+  }
+  /// `count` is one more as long as something is left of the graph.
+  void hold(std::atomic<int>& count) { ++count, held_.push_back(&count); }
+  void record(Queue* on, EventSlot& event) {
+    event.of = this, event.record = records_++;
+    calls_.push_back({on, nullptr, event.record});
+    last_[on] = event.record;
+  }
+  void wait(Queue* on, const EventSlot& event) {
+    if (event.of != this) throw std::logic_error("a capture waits for what is no part of it");
+    if (on->captured() == nullptr) join(on);
+    calls_.push_back({on, nullptr, -1, event.record});
+    last_[on] = -1;
+    waited_for_.insert(event.record);
+  }
+  void end() {
+    for (auto& [queue, lane] : lanes_) queue->capture(nullptr);
+    for (auto& [queue, record] : last_)
+      if (queue != first_ && !waited_for_.contains(record))
+        throw std::logic_error("a capture ends before a stream has come back");
+  }
+  /// Of a graph that was not ended, too.
+  void forget() {
+    for (auto& [queue, lane] : lanes_)
+      if (queue->captured() == this) queue->capture(nullptr);
+    for (std::atomic<int>* count : std::exchange(held_, {})) --*count;
+  }
+  /// On the thread of the stream that it is replayed on.
+  void run() {
+    std::vector<std::shared_ptr<Moment>> moments(std::size_t(records_), nullptr);
+    for (const Call& call : calls_) {
+      Queue& lane = *lanes_.at(call.on);
+      if (call.record >= 0)
+        moments[std::size_t(call.record)] = lane.mark();
+      else if (call.wait >= 0)
+        lane.give([moment = moments[std::size_t(call.wait)]] { moment->wait(); });
+      else
+        lane.give(call.work);
+    }
+    for (auto& [queue, lane] : lanes_) lane->mark()->wait();
+  }
+
+ private:
+  struct Call {
+    Queue* on;
+    std::function<void()> work{};
+    int record = -1, wait = -1;
+  };
+  void join(Queue* queue) {
+    lanes_.emplace(queue, std::make_unique<Queue>());
+    queue->capture(this);
+  }
+
+  Queue* first_;
+  std::vector<Call> calls_;
+  int records_ = 0;
+  std::map<Queue*, std::unique_ptr<Queue>> lanes_;  // by whom they stand for
+  std::map<Queue*, int> last_;                      // call: an event's record, or -1
+  std::set<int> waited_for_;
+  std::vector<std::atomic<int>*> held_;
+};
+
+inline void Queue::push(std::function<void()> work) {
+  if (graph_ != nullptr)
+    graph_->add(this, std::move(work));
+  else
+    give(std::move(work));
+}
 
 // the library ------------------------------------------------------------------------------------
 
@@ -134,6 +225,8 @@ class World {
     return shared;
   }
 
+  std::atomic<bool> hangs = false;  // for ever, in a library's own call
+
  private:
   std::mutex mutex_;
   std::map<std::string, std::shared_ptr<Shared>> comms_;
@@ -145,7 +238,8 @@ struct Member {
   int me = 0;
   std::uint64_t next = 0;  // of the stream's thread
   int busy = 0;            // polls until what was given is on its stream
-  std::function<void()> given;
+  std::function<void()> given{};
+  std::atomic<int> graphs = 0;  // calls in what is left of recordings
 };
 
 /// Models CollectiveLibrary. Like NCCL without blocking, it puts a call on its stream some polls
@@ -163,7 +257,7 @@ class Library {
   static void select(int) {}
   static std::vector<std::byte> make_id() { return std::vector<std::byte>(8); }
   Comm join(std::span<const std::byte>, int, int rank, const CommOptions& o) {
-    return new Member{world_->meet("world", o.members), rank, 0, 3, nullptr};
+    return new Member{world_->meet("world", o.members), rank, 0, 3};
   }
   Comm split(Comm, int color, int rank, const CommOptions& o) {
     const std::string name = std::to_string(splits_++) + " of " + std::to_string(color);
@@ -175,18 +269,24 @@ class Library {
     shared->changed.notify_all();
     shared->changed.wait(lock, [&] { return int(shared->came.size()) == shared->members; });
     const int me = int(std::distance(shared->came.begin(), shared->came.find(rank)));
-    return new Member{shared, me, 0, 3, nullptr};
+    return new Member{shared, me, 0, 3};
   }
-  static void close(Comm comm) { delete comm; }
-  void abort(Comm comm) {
-    Shared& shared = *comm->shared;
-    {
-      const std::lock_guard lock(shared.mutex);
-      shared.aborted.insert(comm->me);
-      if (notices_) shared.gone.insert(comm->me);
+  void close(Comm comm) {
+    wait_for_graphs(comm);
+    delete comm;
+  }
+  void abort(std::span<const Comm> comms) {
+    for (const Comm comm : comms) {
+      Shared& shared = *comm->shared;
+      {
+        const std::lock_guard lock(shared.mutex);
+        shared.aborted.insert(comm->me);
+        if (notices_) shared.gone.insert(comm->me);
+      }
+      shared.changed.notify_all();
+      aborted_.push_back(std::unique_ptr<Member>(comm));  // its stream may still use it
     }
-    shared.changed.notify_all();
-    aborted_.push_back(std::unique_ptr<Member>(comm));  // its stream may still use it
+    for (const Comm comm : comms) wait_for_graphs(comm);
   }
   static bool is_busy(Comm comm) {
     if (comm->busy == 0) return false;
@@ -203,13 +303,24 @@ class Library {
   static Event make_event() { return new EventSlot; }
   static void destroy(Stream stream) { delete stream; }
   static void destroy(Event event) { delete event; }
-  static void record(Event event, Stream stream) { event->latest = stream->mark(); }
+  static void record(Event event, Stream stream) {
+    if (Graph* const graph = stream->captured()) return graph->record(stream, *event);
+    event->of = nullptr, event->latest = stream->mark();
+  }
   static void wait(Stream stream, Event event) {
+    if (Graph* const graph = event->of != nullptr ? event->of : stream->captured())
+      return graph->wait(stream, *event);
     stream->push([moment = event->latest] { moment->wait(); });
   }
-  static bool is_done(Event event) { return event->latest->came(); }
+  static bool is_done(Event event) {
+    if (event->of != nullptr) throw std::logic_error("a question to an event of a capture");
+    return event->latest->came();
+  }
   static bool is_idle(Stream stream) { return stream->is_idle(); }
-  static bool is_capturing(Stream) { return false; }
+  static bool is_capturing(Stream stream) {
+    return stream != nullptr && stream->captured() != nullptr;
+  }
+  static void forget_capture(Stream stream) { stream->captured()->forget(); }
 
   void all_reduce(Comm comm, Stream stream, void* data, std::int64_t count, DType) {
     together(comm, stream, "all_reduce " + std::to_string(count), data, [=](Shared::Round& r) {
@@ -274,7 +385,15 @@ class Library {
       reinterpret_cast<float*>(r.data[m])[i] = sum;
     }
   }
+  /// As NCCL does, without an end.
+  void wait_for_graphs(Comm comm) {
+    for (int i = 0; comm->graphs > 0 && !world_->hangs; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      if (i > 5000) world_->hangs = true;
+    }
+  }
   static void give(Comm comm, Stream stream, std::function<void()> work) {
+    if (Graph* const graph = stream->captured()) graph->hold(comm->graphs);
     if (comm->busy > 0) {
       const std::lock_guard lock(comm->shared->mutex);
       comm->shared->fault = "a call before the last one was on its stream";
@@ -368,10 +487,27 @@ class Memory {
   ctrain::Arena arena_;
 };
 
-/// Models Backend as Cuda does: run() returns at once, calls follow each other on one stream.
+/// Memory of a host that a card reads and writes by itself.
+class Staging {
+ public:
+  explicit Staging(bytes size) : memory_(std::size_t(size)) {}
+  ~Staging() { stream_of_card()->mark()->wait(); }
+  std::byte* data() { return memory_.data(); }
+
+ private:
+  std::vector<std::byte> memory_;
+};
+
+/// Models Replays as Cuda does: run() returns at once, calls follow each other on one stream. Where
+/// `is_walked` is set, its host walks again instead of what is replayed.
 class Card {
  public:
   using Arena = Memory;
+  using Staging = emulated::Staging;
+  struct Recording {
+    std::shared_ptr<Graph> graph{};
+    std::function<void()> walk{};
+  };
 
   Card() { stream_of_card() = &stream_; }
 
@@ -392,16 +528,45 @@ class Card {
     stream_.push([this, call] { reference_.run(call); });
   }
 
+  template <class Body> Recording capture(Body&& body) {
+    ++captures;
+    if (is_walked) return {.walk = body};
+    auto graph = std::make_shared<Graph>(stream_);
+    try {
+      body();
+    } catch (...) {
+      graph->forget();
+      throw;
+    }
+    graph->end();
+    return {.graph = graph};
+  }
+  void replay(Recording& recording) {
+    ++replays;
+    if (recording.walk) return recording.walk();
+    stream_.push([graph = recording.graph] { graph->run(); });
+  }
+  static Staging staging(bytes size) { return Staging(size); }
+  void write_later(void* to, const std::byte* from, bytes count) { copy_later(to, from, count); }
+  void read_later(std::byte* to, const void* from, bytes count) { copy_later(to, from, count); }
+
+  bool is_walked = false;
+  int captures = 0, replays = 0;
+
  private:
   void copy(void* to, const void* from, bytes count) {
     synchronize();
     std::memcpy(to, from, std::size_t(count));
+  }
+  void copy_later(void* to, const void* from, bytes count) {
+    if (stream_.captured() != nullptr) throw std::logic_error("a copy inside of what is recorded");
+    stream_.push([=] { std::memcpy(to, from, std::size_t(count)); });
   }
 
   CpuReference reference_;
   std::function<void()> before_waiting_;
   Queue stream_;  // ends first
 };
-static_assert(Backend<Card>);
+static_assert(Replays<Card>);
 
 }  // namespace emulated

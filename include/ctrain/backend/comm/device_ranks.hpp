@@ -15,6 +15,7 @@
 #include <cstdio>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -25,7 +26,8 @@ namespace ctrain {
 /// What a policy decides about its ranks' transfers.
 struct DeviceRanksOptions {
   SumOrder order = SumOrder::fixed_tree;
-  double deadline = 60;  // seconds without a transfer's end after which a host gives up
+  double deadline = 60;  // seconds without the end of a transfer, or of a recorded step, after
+                         // which a host gives up
 
   static constexpr DeviceRanksOptions of(const Policy& p) {
     const bool invariant = p.deterministic == Deterministic::layout_invariant;
@@ -36,8 +38,10 @@ struct DeviceRanksOptions {
 /// Models Communicator on device memory. Every group, and every direction between two pipeline
 /// stages, is a lane: a Comm of `L` and a stream of its own. start() makes the lane wait for what
 /// the step's stream was given before, wait() makes that stream wait for the very transfer; no host
-/// ever waits, but in settle(). `Control` gathers small values, and is made of
-/// `control_arguments`. Takes a card; a backend that is made after it is on that card.
+/// ever waits, but in settle(). So a step can be recorded, on all ranks or on none, and is replayed
+/// without a look at its transfers: a host that waits is told step by step. `Control` gathers small
+/// values, and is made of `control_arguments`. Takes a card; a backend that is made after it is on
+/// that card.
 template <CollectiveLibrary L, class Control> class DeviceRanks {
   using Clock = std::chrono::steady_clock;
   using Comm = typename L::Comm;
@@ -62,9 +66,11 @@ template <CollectiveLibrary L, class Control> class DeviceRanks {
     open_lanes();
   }
   ~DeviceRanks() {
-    const bool failing = std::uncaught_exceptions() > exceptions_;
-    for (Lane& lane : lanes_) close(lane, failing);
+    if (std::uncaught_exceptions() > exceptions_) abort();
+    for (Lane& lane : lanes_) close(lane);
     for (Open& open : transfers_) library_.destroy(open.reached), library_.destroy(open.ended);
+    for (const GivenStep& step : steps_) library_.destroy(step.ended);
+    for (const Event event : unused_) library_.destroy(event);
   }
   DeviceRanks(const DeviceRanks&) = delete;
   DeviceRanks& operator=(const DeviceRanks&) = delete;
@@ -79,6 +85,15 @@ template <CollectiveLibrary L, class Control> class DeviceRanks {
   template <class B> void serve(B& backend) {
     compute_ = backend.stream();
     backend.before_waiting([this] { settle(); });
+  }
+  /// `act` drops what was recorded of its transfers; it comes before all of them are ended.
+  void before_aborting(std::function<void()> act) { before_aborting_ = std::move(act); }
+  /// The step's stream was given all of a step.
+  void gave_step(std::int64_t step) {
+    if (unused_.empty()) unused_.push_back(library_.make_event());
+    steps_.push_back({step, unused_.back()});
+    unused_.pop_back();
+    library_.record(steps_.back().ended, compute_);
   }
   /// Where a group's sums keep the summand that comes, of a plan: see largest_summand().
   void lend(Group group, void* memory, bytes size) {
@@ -132,6 +147,10 @@ template <CollectiveLibrary L, class Control> class DeviceRanks {
     TransferName name{};
     Event reached{}, ended{};
     bool is_awaited = false, is_watched = false;
+  };
+  struct GivenStep {
+    std::int64_t step = 0;
+    Event ended{};
   };
   struct Lane {
     Comm comm{};
@@ -211,14 +230,20 @@ template <CollectiveLibrary L, class Control> class DeviceRanks {
         lane.others.push_back(members[std::size_t(i)]);
     finish_giving(lane, {.what = "start of the ranks' communicators"});
   }
-  /// In peace all ranks come here; otherwise nobody can be waited for.
-  void close(Lane& lane, bool failing) {
+  /// In peace all ranks come here.
+  void close(Lane& lane) {
     if (!std::exchange(lane.exists, false)) return;
-    if (failing)
-      library_.abort(lane.comm);
-    else
-      library_.close(lane.comm);
+    library_.close(lane.comm);
     library_.destroy(lane.stream);
+  }
+  /// Otherwise nobody can be waited for.
+  void abort() {
+    std::vector<Comm> comms;
+    for (const Lane& lane : lanes_)
+      if (lane.exists) comms.push_back(lane.comm);
+    library_.abort(comms);
+    for (Lane& lane : lanes_)
+      if (std::exchange(lane.exists, false)) library_.destroy(lane.stream);
   }
 
   // starting -------------------------------------------------------------------------------------
@@ -322,6 +347,9 @@ template <CollectiveLibrary L, class Control> class DeviceRanks {
         open.is_watched = false;
         give_back(lane.open.front());
       }
+    for (; !steps_.empty() && library_.is_done(steps_.front().ended);
+         steps_.pop_front(), any = true)
+      unused_.push_back(steps_.front().ended);
     return any;
   }
   bool is_under_way(const Lane& lane) {
@@ -363,13 +391,16 @@ template <CollectiveLibrary L, class Control> class DeviceRanks {
   [[noreturn]] void fail(const Lane& lane, const TransferName& name, const std::string& fault) {
     std::string place = "rank " + std::to_string(rank());
     if (name.index >= 0) place += ", event " + std::to_string(name.index);
-    place += std::string(" (") + name.what;
+    const bool by_step = name.index < 0 && !steps_.empty();
+    place += " (" + (by_step ? "step " + std::to_string(steps_.front().step + 1) : name.what);
     if (name.index >= 0) place += ", micro-batch " + std::to_string(name.micro);
     place += ")";
     std::string others = lane.others.size() == 1 ? "rank " : "one of ranks ";
     for (const int other : lane.others)
       others += (other == lane.others.front() ? "" : ", ") + std::to_string(other);
-    for (Lane& each : lanes_) close(each, true);
+    if (library_.is_capturing(compute_)) library_.forget_capture(compute_);
+    if (before_aborting_) before_aborting_();
+    abort();
     std::string who;
     if constexpr (requires { control_.ask_around(place, 1.0); })
       who = control_.ask_around(place, std::min(options_.deadline, 5.0));
@@ -392,7 +423,10 @@ template <CollectiveLibrary L, class Control> class DeviceRanks {
   Stream compute_{};
   std::array<Lane, lanes> lanes_{};
   std::vector<Open> transfers_;
-  std::vector<int> free_;  // of those, the ones that are nobody's
+  std::vector<int> free_;        // of those, the ones that are nobody's
+  std::deque<GivenStep> steps_;  // whose end nobody has seen
+  std::vector<Event> unused_;
+  std::function<void()> before_aborting_;
   int exceptions_ = std::uncaught_exceptions();
 };
 

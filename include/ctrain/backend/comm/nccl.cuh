@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -82,7 +83,13 @@ class NcclLibrary {
       std::this_thread::yield();
     ncclCommDestroy(comm);
   }
-  static void abort(Comm comm) { ncclCommAbort(comm); }
+  /// As a group: each is told to stop before one is waited for, whatever order their kernels are
+  /// in.
+  static void abort(std::span<const Comm> comms) {
+    ncclGroupStart();
+    for (const Comm comm : comms) ncclCommAbort(comm);
+    ncclGroupEnd();
+  }
   static bool is_busy(Comm comm) { return status_of(comm) == ncclInProgress; }
   static std::string fault(Comm comm) {
     const ncclResult_t status = status_of(comm);
@@ -118,6 +125,11 @@ class NcclLibrary {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     check(cudaStreamIsCapturing(stream, &status), "cudaStreamIsCapturing");
     return status != cudaStreamCaptureStatusNone;
+  }
+  static void forget_capture(Stream stream) {
+    cudaGraph_t recorded = nullptr;
+    cudaStreamEndCapture(stream, &recorded);
+    if (recorded != nullptr) cudaGraphDestroy(recorded);
   }
 
   static void all_reduce(Comm comm, Stream stream, void* data, std::int64_t count, DType element) {

@@ -23,7 +23,7 @@ class RecordedGraph {
       body();
     } catch (...) {
       cudaStreamEndCapture(stream, &recorded);
-      cudaGraphDestroy(recorded);
+      if (recorded != nullptr) cudaGraphDestroy(recorded);
       throw;
     }
     check(cudaStreamEndCapture(stream, &recorded), "cudaStreamEndCapture");
