@@ -156,7 +156,10 @@ class Dispatch {
   static int cols(Operand x) { return graph.tensors[x.tensor].cols; }
 
  private:
-  template <class U> U* at(Operand x, int layer) { return map_.template tensor<U>(x, layer); }
+  /// nullptr: none, as a device's workspaces, which are its kernels' own.
+  template <class U> U* at(Operand x, int layer) {
+    return x.tensor == no_tensor ? nullptr : map_.template tensor<U>(x, layer);
+  }
   float* weight(int index, int layer) { return map_.weight(index, layer); }
   float* gradient(int index, int layer) { return map_.gradient(index, layer); }
 

@@ -130,7 +130,7 @@ using TwoOfZero3 = On<Parallel{.data = 2}, 3, invariant>;
 
 TEST_CASE("trainer.device_ranks.fixed_trees_have_the_bits_of_one_rank") {
   const Outcome &one = one_rank<invariant>(), sharded = replayed<TwoOfZero3>(),
-                split = replayed<On<Parallel{.data = 2, .pipeline = 2}, 1, invariant>>();
+                split = replayed<On<Parallel{.data = 2, .pipeline = 2}, 0, invariant>>();
   for (const Outcome* many : {&sharded, &split}) {
     CHECK(many->ranks_agree);
     CHECK(many->tensors == one.tensors);

@@ -136,15 +136,14 @@ class Graph {
     waited_for_.insert(event.record);
   }
   void end() {
-    for (auto& [queue, lane] : lanes_) queue->capture(nullptr);
+    let_go();
     for (auto& [queue, record] : last_)
       if (queue != first_ && !waited_for_.contains(record))
         throw std::logic_error("a capture ends before a stream has come back");
   }
   /// Of a graph that was not ended, too.
   void forget() {
-    for (auto& [queue, lane] : lanes_)
-      if (queue->captured() == this) queue->capture(nullptr);
+    if (is_open_) let_go();
     for (std::atomic<int>* count : std::exchange(held_, {})) --*count;
   }
   /// On the thread of the stream that it is replayed on.
@@ -168,12 +167,17 @@ class Graph {
     std::function<void()> work{};
     int record = -1, wait = -1;
   };
+  void let_go() {
+    for (auto& [queue, lane] : lanes_) queue->capture(nullptr);
+    is_open_ = false;
+  }
   void join(Queue* queue) {
     lanes_.emplace(queue, std::make_unique<Queue>());
     queue->capture(this);
   }
 
   Queue* first_;
+  bool is_open_ = true;
   std::vector<Call> calls_;
   int records_ = 0;
   std::map<Queue*, std::unique_ptr<Queue>> lanes_;  // by whom they stand for
