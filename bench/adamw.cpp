@@ -94,4 +94,5 @@ int main(int argc, char** argv) {
   measure("norm", 4, norm);
   measure("AdamW", 28, update);
   measure("clip+AdamW", 32, [&] { norm(), update(); });
+  return 0;
 }

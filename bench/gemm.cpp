@@ -149,4 +149,5 @@ int main(int argc, char** argv) {
   Table table(report, threads);
   if (options.text("only") != "fp32") table.measure<bf16>("bf16");
   if (options.text("only") != "bf16") table.measure<float>("fp32");
+  return 0;
 }

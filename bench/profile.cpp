@@ -107,4 +107,5 @@ int main(int argc, char** argv) {
   };
   shapes::each(measure_shape);
   if (options.text("only") == "1b3") measure<shapes::FourPairs>("1b3", 36, options, report);
+  return 0;
 }

@@ -64,4 +64,5 @@ int main(int argc, char** argv) {
               "GFLOP/s", "peak", "share");
   shapes::each([&]<class P>(const std::string& name) { measure<P>(name, options, rows); });
   options.write(rows);
+  return 0;
 }
