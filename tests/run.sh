@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # tests/run.sh [--quick]: everything a change must pass, from a fresh clone on Debian 12.
 #
-# Installs missing packages, builds with warnings as errors, and runs every test: units, headers,
+# Installs missing packages, builds with warnings as errors, many sources a translation unit
+# (cmake/Together.cmake: a quarter of the time), and runs every test: units, headers,
 # floors, must-fail programs, format, install. Then, without --quick, the unit tests once more under
 # the address and undefined-behaviour sanitizers, and those of the backend under the thread
 # sanitizer. One ctest runs them all, so its last lines are the summary. Fails if a build did.
@@ -43,7 +44,7 @@ mkdir -p build
 # -k 0: a source that does not compile fails its own tests, not the run.
 for preset in "${presets[@]}"; do
   echo "== $preset"
-  cmake --preset "$preset" >"$log" 2>&1 || { cat "$log"; status=1; continue; }
+  cmake --preset "$preset" -DCTRAIN_TOGETHER=ON >"$log" 2>&1 || { cat "$log"; status=1; continue; }
   cmake --build --preset "$preset" --parallel "$jobs" -- -k 0 || status=1
 done
 
