@@ -41,6 +41,7 @@ if [[ -z $quick ]]; then
 fi
 
 mkdir -p build
+export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1  # what another checkout compiled need not be again
 # -k 0: a source that does not compile fails its own tests, not the run.
 for preset in "${presets[@]}"; do
   echo "== $preset"

@@ -55,7 +55,8 @@ class Workspace {
  public:
   explicit Workspace(std::size_t pairs = 120) {
     std::filesystem::create_directories(path("data"));
-    const std::filesystem::path bundled = CTRAIN_SOURCE_DIR "/examples/data";
+    const std::filesystem::path bundled =
+        std::filesystem::absolute(CTRAIN_SOURCE_DIR "/examples/data");
     for (const char* name : {"train.json", "dev.json", "test.json"}) {
       std::string slice;
       const std::vector<std::string> lines = lines_of(scratch::bytes_of(bundled / name));
