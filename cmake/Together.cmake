@@ -101,7 +101,7 @@ function(ctrain_unite_programs group targets)
   ctrain_write_unit(${file} program "${all_sources}")
   add_library(${group} OBJECT ${file})
   target_link_libraries(${group} PRIVATE ${libraries})
-  if(extension STREQUAL ".cpp")
+  if(extension STREQUAL ".cpp" AND NOT group MATCHES "^bench")
     target_compile_options(${group} PRIVATE -O1)  # nothing is timed with these
   endif()
   foreach(target IN LISTS targets)
