@@ -209,4 +209,5 @@ int main(int argc, char** argv) {
     print_totals(list);
     print_roofline(list);
   }
+  return 0;
 }

@@ -166,4 +166,5 @@ int main(int argc, char** argv) {
       offload ? print_offloads(name, model, rates)
       : graph ? print_graphs(name, model)
               : print_model(name, model, full);
+  return 0;
 }

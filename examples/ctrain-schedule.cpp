@@ -103,4 +103,5 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   for (const Choice& c : choices)
     if (options.policy == c.name) std::fputs(c.print(options).c_str(), stdout);
+  return 0;
 }
