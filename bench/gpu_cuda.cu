@@ -110,4 +110,5 @@ int main() {
   measure<padded_4x512>("padded 4 x 512", 512, peak);
   measure<packed_4_pairs>("packed 4 pairs of 36", 36, peak);
   measure<packed_16k>("packed 16,384 tokens of 128", 128, peak);
+  return 0;
 }
