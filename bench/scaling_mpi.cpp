@@ -153,4 +153,5 @@ int main(int argc, char** argv) {
   for (std::size_t i = 0; i < free_4->seconds.size(); ++i)
     cost.push_back(bits_4->seconds[i] / free_4->seconds[i] - 1);
   report.fact("cost of fixed bits, 4 micro", median(cost));
+  return 0;
 }

@@ -69,7 +69,7 @@ function(ctrain_unite target count alone)
 endfunction()
 
 # Compiles the programs `targets`, of one source each, as one unit named `group`: each then is a main
-# function that calls its own.
+# function that calls its own, which therefore returns what it means.
 function(ctrain_unite_programs group targets)
   if(NOT CTRAIN_TOGETHER)
     return()
