@@ -59,7 +59,7 @@ endfunction()
 
 # One executable per source, named as the source is, with `prefix` before it. NAME_cuda.cu needs a
 # toolkit; without a card it names the target NAME_cpu, which then is NAME. NAME_mpi.cpp needs MPI,
-# NAME_nccl_cuda.cu NCCL; its host's is NAME_mpi.
+# NAME_nccl_cuda.cu NCCL; its host's is NAME_mpi. Those named after `prefix` are built when asked for.
 function(ctrain_add_executables prefix)
   file(GLOB sources CONFIGURE_DEPENDS *.cpp)
   foreach(source IN LISTS sources)
@@ -72,7 +72,11 @@ function(ctrain_add_executables prefix)
     if(name MATCHES "_mpi$")
       target_link_libraries(${prefix}${name} PRIVATE ctrain::mpi)
     endif()
-    list(APPEND programs ${prefix}${name})
+    if(name IN_LIST ARGN)
+      set_target_properties(${prefix}${name} PROPERTIES EXCLUDE_FROM_ALL ON)
+    else()
+      list(APPEND programs ${prefix}${name})
+    endif()
   endforeach()
   ctrain_unite_programs(${prefix}programs "${programs}")
   if(TARGET ctrain_develop_cuda)
