@@ -14,9 +14,12 @@ if(CTRAIN_WERROR)
   target_compile_options(ctrain_develop INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Werror>
     $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>)
 endif()
-if(CTRAIN_NATIVE)
-  target_compile_options(ctrain_develop INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-march=native>
-    $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-march=native>)
+if(CTRAIN_ARCH)
+  # A target may have a property CTRAIN_ARCH of its own.
+  set(own $<TARGET_PROPERTY:CTRAIN_ARCH>)
+  set(arch -march=$<IF:$<BOOL:${own}>,${own},${CTRAIN_ARCH}>)
+  target_compile_options(ctrain_develop INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:${arch}> $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=${arch}>)
 endif()
 if(CTRAIN_SANITIZE)
   set(flags -fsanitize=${CTRAIN_SANITIZE} -fno-sanitize-recover=all)

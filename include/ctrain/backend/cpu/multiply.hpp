@@ -135,18 +135,20 @@ template <class T> struct NearOperands {
                           simd::load_words(a.first + r * a.row_step + g * group, some));
       });
   }
-  /// All rows of a factor that is a panel: its columns.
+  /// All rows of a factor that is a panel: its columns. Reads nothing past the last of them, where a
+  /// matrix that is no packed panel may end.
   void take_transposed(const FactorRows<T>& a, int count, int groups) {
-    for (int r = 0; r < count; r += simd::width)
+    simd::each_lanes(count, [&](int r, auto some) {
       for (int g = 0; g < groups; g += simd::width) {
         simd::Lanes tile[simd::width];
         for (int i = 0; i < simd::width; ++i)
           tile[i] = simd::load_words(
-              a.first + std::min(g + i, groups - 1) * a.group_step + r * group, simd::All{});
+              a.first + std::min(g + i, groups - 1) * a.group_step + r * group, some);
         simd::transpose(tile);
         for (int i = 0; i < simd::width; ++i)
           simd::store_words(rows + (r + i) * row_step + g * group, tile[i]);
       }
+    });
   }
 };
 
