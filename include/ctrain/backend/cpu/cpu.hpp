@@ -53,6 +53,7 @@ template <class Products> class CpuWith {
   template <class T>
   void prepare_shapes(std::span<const LinearShape> layers, std::span<const int> rows) {
     products_.template prepare<T>(layers, rows);
+    cpu::touch_stacks(threads_.count);
   }
 
   /// Operations a second that this machine's threads can do on operands of a type, measured now.

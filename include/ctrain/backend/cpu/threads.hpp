@@ -86,6 +86,19 @@ inline void keep_workers_apart(int workers) {
       }
 }
 
+/// Touches the pages of a thread's stack that kernels keep their panels and sums on.
+[[gnu::noinline]] inline void touch_stack() {
+  constexpr int size = 512 * 1024, page = 4096;
+  volatile char stack[size];
+  for (int at = 0; at < size; at += page) stack[at] = 0;
+}
+
+/// touch_stack() on each worker: no step faults, not even the first with a long sentence.
+inline void touch_stacks(int workers) {
+#pragma omp parallel num_threads(workers)
+  touch_stack();
+}
+
 /// Within its life, libraries that ask OpenMP (oneDNN) use `count` threads.
 class ThreadBound {
  public:
