@@ -2,6 +2,7 @@
 // oneDNN, weights packed and plain. The peak is measured in this process, before each row.
 //
 //   bench/run.sh gemm [--json FILE] [--threads N]
+#include <ctrain/backend/arena.hpp>
 #include <ctrain/backend/cpu/cpu.hpp>
 #include <ctrain/backend/cpu/peak.hpp>
 
@@ -22,33 +23,44 @@ struct Layer {
 constexpr Layer layers[] = {{6144, 2048}, {2048, 2048}, {8192, 2048}, {2048, 8192}};  // of 1.3B
 constexpr int row_counts[] = {128, 512, 2048};
 
-template <class T> std::vector<T> values(std::size_t count) {
-  std::vector<T> result(count);
-  std::uint32_t bits = 1;
-  for (T& x : result)
-    x = T(float((bits = bits * 1664525u + 1013904223u) >> 8) / 16777216.0f - 0.5f);
-  return result;
-}
-
-/// Operands of one layer; both backends write to the same results.
+/// Operands of one layer, in an arena as in a step: on huge pages. Both backends write to the same
+/// results.
 template <class T> struct Operands {
   Layer layer;
   int rows;
-  std::vector<T> x, z, forward, backward;
-  std::vector<float> master, bias, dx, d_weight, d_bias;
+  std::int64_t in = layer.in, out = layer.out;
+  bytes end = 0;
+  Arena arena{bytes(4 * sizeof(T) + 12) * (out * in + rows * (out + in)) + 16 * MiB};
+  T* x = values<T>(rows * in);
+  T* z = values<T>(rows * out);
+  T* forward = values<T>(out * in);
+  T* backward = values<T>(out * in);
+  float* master = values<float>(out * in);
+  float* d_weight = values<float>(out * in);
+  float* bias = values<float>(out);
+  float* d_bias = values<float>(out);
+  float* dx = values<float>(rows * in);
 
-  Operands(Layer l, int r) : layer(l), rows(r) {
-    const std::size_t in = std::size_t(l.in), out = std::size_t(l.out), count = std::size_t(r);
-    x = values<T>(count * in), z = values<T>(count * out);
-    master = values<float>(out * in), forward.resize(out * in), backward.resize(out * in);
-    bias.resize(out), dx.resize(count * in), d_weight.resize(out * in), d_bias.resize(out);
-  }
+  Operands(Layer l, int r) : layer(l), rows(r) {}
+
   Weight<T> weight(bool packed) const {
     const bool plain_master = !packed && dtype_of<T> == DType::fp32;
-    return {master.data(), plain_master ? nullptr : forward.data(),
-            packed ? backward.data() : nullptr, layer.out, layer.in};
+    return {master, plain_master ? nullptr : forward, packed ? backward : nullptr, layer.out,
+            layer.in};
   }
   double operations() const { return 2.0 * rows * layer.out * layer.in; }
+
+ private:
+  /// The next `count` elements, within [-0.5, 0.5).
+  template <class U> U* values(std::int64_t count) {
+    const bytes size = round_up(count * bytes(sizeof(U)), 4 * KiB);
+    U* const result = reinterpret_cast<U*>(arena.at(end, size));
+    end += size;
+    std::uint32_t bits = 1;
+    for (std::int64_t i = 0; i < count; ++i)
+      result[i] = U(float((bits = bits * 1664525u + 1013904223u) >> 8) / 16777216.0f - 0.5f);
+    return result;
+  }
 };
 
 /// oneDNN's product x W^T with the weight in whatever layout it likes best.
@@ -65,8 +77,8 @@ template <class T> bench::Times library_packed(Operands<T>& at, int calls, int t
       cpu::dnnl_rows(dtype_of<T>, at.rows, at.layer.out));
   const dnnl::matmul::primitive_desc chosen(wish, engine);
   const dnnl::matmul product(chosen);
-  const memory x(chosen.src_desc(), engine, at.x.data()), weight(chosen.weights_desc(), engine),
-      bias(chosen.bias_desc(), engine, at.bias.data()), z(chosen.dst_desc(), engine, at.z.data());
+  const memory x(chosen.src_desc(), engine, at.x), weight(chosen.weights_desc(), engine),
+      bias(chosen.bias_desc(), engine, at.bias), z(chosen.dst_desc(), engine, at.z);
   return bench::time(calls, [&] {
     product.execute(
         stream,
@@ -106,19 +118,19 @@ class Table {
     };
     const auto products = [&](auto& backend, const std::string& name, bool packed) {
       const Weight<T> weight = at.weight(packed);
-      backend.run(PrepareWeight<T>{at.forward.data(), packed ? at.backward.data() : nullptr,
-                                   at.master.data(), layer.out, layer.in});
+      backend.run(PrepareWeight<T>{at.forward, packed ? at.backward : nullptr, at.master, layer.out,
+                                   layer.in});
       put(name + " z", bench::time(calls, [&] {
-            backend.run(LinearForward<T>{at.z.data(), at.x.data(), weight, at.bias.data(), rows});
+            backend.run(LinearForward<T>{at.z, at.x, weight, at.bias, rows});
           }));
       put(name + " dx", bench::time(calls, [&] {
-            backend.run(LinearBackwardInput<T, float>{at.dx.data(), at.z.data(), weight, rows});
+            backend.run(LinearBackwardInput<T, float>{at.dx, at.z, weight, rows});
           }));
     };
     const auto gradient = [&](auto& backend, const std::string& name) {
       put(name + " dW", bench::time(calls, [&] {
-            backend.run(LinearBackwardWeight<T>{at.d_weight.data(), at.d_bias.data(), at.z.data(),
-                                                at.x.data(), rows, layer.out, layer.in});
+            backend.run(LinearBackwardWeight<T>{at.d_weight, at.d_bias, at.z, at.x, rows, layer.out,
+                                                layer.in});
           }));
     };
     products(panels, "packed", true);

@@ -89,7 +89,7 @@ inline void keep_workers_apart(int workers) {
 /// Touches the pages of a thread's stack that kernels keep their panels and sums on.
 [[gnu::noinline]] inline void touch_stack() {
   constexpr int size = 512 * 1024, page = 4096;
-  volatile char stack[size];
+  [[maybe_unused]] volatile char stack[size];
   for (int at = 0; at < size; at += page) stack[at] = 0;
 }
 
