@@ -29,7 +29,10 @@ template <class G> void row_programs_agree() {
             Buffer<float> weight(w, shift), first(m, shift), second(v, shift);
             Buffer<float> few(Floats{0, 3}, 0);
             LambNorms norms;
-            const Descend by = lamb(n, Compat::paper);
+            const LambStep step = lamb_step(as_written(n), Compat::paper);
+            LambStep skipped = step;
+            skipped.follow.gradient_scale = 0;
+            const Descend by = step.descend;
             backend.run(RunRows<FollowMoments, G>{
                 FollowMoments(n), {first.data(), second.data()}, count, g.data()});
             backend.run(SumOfSquares{&norms.weight, weight.data(), count});
@@ -37,6 +40,16 @@ template <class G> void row_programs_agree() {
                 &norms.update, by.direction, {weight.data(), first.data(), second.data()}, count});
             backend.run(RunRows<DescendByTrust>{
                 {by, {}, &norms}, {weight.data(), first.data(), second.data()}, count});
+            for (const LambStep& of : {step, skipped}) {
+              LambNorms then;
+              float* const all[] = {weight.data(), first.data(), second.data()};
+              backend.run(RunRows<FollowMomentsOf, G>{{&of}, {all[1], all[2]}, count, g.data()});
+              backend.run(SumOfSquares{&then.weight, all[0], count});
+              backend.run(SumSquaresOfRows<DirectionOf>{
+                  &then.update, {&of}, {all[0], all[1], all[2]}, count});
+              backend.run(
+                  RunRows<DescendByTrustOf>{{&of, {}, &then}, {all[0], all[1], all[2]}, count});
+            }
             backend.run(
                 RunRows<FollowGradient, G>{FollowGradient(n), {first.data()}, count, g.data()});
             backend.run(RunRows<KeepWithinVariance>{{2.5f}, {first.data(), second.data()}, count});

@@ -126,7 +126,7 @@ inline void decisions_agree() {
     record.squares.carry();
     record.result.loss_sum = loss, record.result.sentences = 4;
     numbers.clip = clip;
-    backend.run(RunOnce<DecideStep>{{&state, &numbers, &record, 1, by, {}, 0}});
+    backend.run(RunOnce<DecideStep>{{&state, &numbers, &record, 1, by, {}, {}, 0}});
     return state.plain.gradient_scale;
   };
   CHECK(decide(4.0, {}, 0.0f) == 0.25f);

@@ -5,6 +5,7 @@
 #include <ctrain/backend/calls.hpp>
 #include <ctrain/backend/math/adamw.hpp>
 #include <ctrain/backend/math/loss_scale.hpp>
+#include <ctrain/backend/math/row_programs.hpp>
 #include <ctrain/core/config.hpp>
 #include <ctrain/trainer/record.hpp>
 
@@ -21,6 +22,7 @@ struct StepState {
                             // nothing changes until a host has seen it
   StepResult total{};       // of all ranks
   AdamWFactors plain{}, decaying{};  // of parameters without and with weight decay
+  LambStep lamb_plain{}, lamb_decaying{};
 };
 
 static_assert(sizeof(StepState) <= Split::state && sizeof(StepNumbers) <= Split::numbers);
@@ -62,6 +64,7 @@ struct DecideStep {
   int ranks;
   LossScale by;
   AdamWNumbers optimizer;  // what is the same in each step
+  Compat compat;
   int own_gradients;  // data ranks whose gradients stay apart, and stand for those of all; 0: they
                       // are summed
 
@@ -101,9 +104,12 @@ struct DecideStep {
     n.learning_rate = double(float(numbers->learning_rate));
     n.gradient_scale = updates ? float(mean * clip) : 0.0f;
     n.t = numbers->step - state->loss_scale.skipped_steps + 1;
+    const bool is_lamb = n.kind == OptimizerKind::lamb;
     state->plain = adamw_factors(n);
+    if (is_lamb) state->lamb_plain = lamb_step(n, compat);
     n.weight_decay = numbers->weight_decay;
     state->decaying = adamw_factors(n);
+    if (is_lamb) state->lamb_decaying = lamb_step(n, compat);
   }
 };
 

@@ -61,9 +61,9 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
 
  public:
   /// Whether steps are recorded once and replayed, and the host need not look on. Compressed
-  /// optimizers and LAMB take numbers of a step as arguments: those do wait for their host.
+  /// optimizers make other calls in later steps: those do wait for their host.
   static constexpr bool runs_ahead =
-      on_device && Replays<B> && is_adam(P::policy.optimizer.kind) && IsRecorded<C>;
+      on_device && Replays<B> && !sends_signs(P::policy.optimizer.kind) && IsRecorded<C>;
 
   Step(B& backend, Map& map, C& communicator)
       : backend_(backend),
@@ -570,6 +570,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
                                                     .beta1 = as_written(policy.optimizer.beta1),
                                                     .beta2 = as_written(policy.optimizer.beta2),
                                                     .epsilon = policy.optimizer.epsilon},
+                                      .compat = policy.optimizer.compat,
                                       .own_gradients = has_own_gradients() ? split.grid.data : 0}});
     is_decided_ = true;
     if (!is_watched_) return;

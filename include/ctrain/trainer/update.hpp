@@ -38,8 +38,8 @@ template <HasPolicy P, Backend B> class Update {
                                            copies_of_weights(P::policy) > 0 &&
                                            P::policy.zero.stage == 0;
 
-  /// The numbers of what follows; weight decay is told apart by parameter. Adam reads its own where
-  /// the step has decided them.
+  /// The numbers of what follows; weight decay is told apart by parameter. Adam and LAMB read
+  /// what the step has decided in memory.
   void begin(const OptimizerNumbers& numbers) {
     numbers_ = numbers;
     if constexpr (is_zero_one) zero_one_.begin(numbers);
@@ -53,7 +53,7 @@ template <HasPolicy P, Backend B> class Update {
     if constexpr (is_adam(kind))
       adam(run, gradient, n, kind, true, decided(run));
     else if constexpr (kind == OptimizerKind::lamb)
-      lamb(run, gradient, n);
+      lamb(run, gradient);
     else if constexpr (kind == OptimizerKind::one_bit_lamb)
       one_bit_lamb(run, gradient, n, at);
     else if constexpr (is_zero_one)
@@ -132,13 +132,14 @@ template <HasPolicy P, Backend B> class Update {
   }
   OptimizerNumbers numbers_of(const Run& run) const {
     OptimizerNumbers n = numbers_;
-    if (!decays(graph.parameters.rows[run.parameter], optimizer.decay)) n.weight_decay = 0;
+    if (!decays(run)) n.weight_decay = 0;
     return n;
   }
+  static bool decays(const Run& run) {
+    return ctrain::decays(graph.parameters.rows[run.parameter], optimizer.decay);
+  }
   const AdamWFactors* decided(const Run& run) {
-    StepState* const state = map_.state();
-    return decays(graph.parameters.rows[run.parameter], optimizer.decay) ? &state->decaying
-                                                                         : &state->plain;
+    return decays(run) ? &map_.state()->decaying : &map_.state()->plain;
   }
   template <class G>
   void adam(const Run& run, const G* gradient, const OptimizerNumbers& n, OptimizerKind which,
@@ -181,16 +182,18 @@ template <HasPolicy P, Backend B> class Update {
     return nullptr;
   }
 
-  template <class G> void lamb(const Run& run, const G* gradient, const OptimizerNumbers& n) {
+  template <class G> void lamb(const Run& run, const G* gradient) {
     float *const w = map_.at(State::weight, run), *const m = map_.at(State::first_moment, run),
                  *const v = map_.at(State::second_moment, run);
     auto* const norms = map_.template optimizer<LambNorms>(0, sizeof(LambNorms));
-    const Descend by = ctrain::lamb(n, optimizer.compat);
-    backend_.run(RunRows<FollowMoments, G>{FollowMoments(n), {m, v}, run.count, gradient});
+    const LambStep* const step =
+        decays(run) ? &map_.state()->lamb_decaying : &map_.state()->lamb_plain;
+    backend_.run(RunRows<FollowMomentsOf, G>{{step}, {m, v}, run.count, gradient});
     backend_.run(Clear{norms, sizeof *norms});
     backend_.run(SumOfSquares{&norms->weight, w, run.count});
-    backend_.run(SumSquaresOfRows<Direction>{&norms->update, by.direction, {w, m, v}, run.count});
-    backend_.run(RunRows<DescendByTrust>{{by, optimizer.trust_ratio, norms}, {w, m, v}, run.count});
+    backend_.run(SumSquaresOfRows<DirectionOf>{&norms->update, {step}, {w, m, v}, run.count});
+    backend_.run(
+        RunRows<DescendByTrustOf>{{step, optimizer.trust_ratio, norms}, {w, m, v}, run.count});
   }
 
   /// Adam until the variance is frozen; then steps along the momentum, which several data ranks

@@ -34,13 +34,13 @@ void lamb_step(B& backend, Floats& w, Floats& m, Floats& v, const Floats& gradie
                const OptimizerNumbers& n, Compat compat, TrustRatio bounds = {}) {
   const auto count = std::int64_t(w.size());
   LambNorms norms;
-  backend.run(
-      RunRows<FollowMoments>{FollowMoments(n), {m.data(), v.data()}, count, gradient.data()});
-  const Descend by = lamb(n, compat);
+  const LambStep step = ctrain::lamb_step(as_written(n), compat);
+  backend.run(RunRows<FollowMomentsOf>{{&step}, {m.data(), v.data()}, count, gradient.data()});
   backend.run(SumOfSquares{&norms.weight, w.data(), count});
-  backend.run(SumSquaresOfRows<Direction>{
-      &norms.update, by.direction, {w.data(), m.data(), v.data()}, count});
-  backend.run(RunRows<DescendByTrust>{{by, bounds, &norms}, {w.data(), m.data(), v.data()}, count});
+  backend.run(
+      SumSquaresOfRows<DirectionOf>{&norms.update, {&step}, {w.data(), m.data(), v.data()}, count});
+  backend.run(
+      RunRows<DescendByTrustOf>{{&step, bounds, &norms}, {w.data(), m.data(), v.data()}, count});
 }
 
 std::array<double, 2> lamb_example(Compat compat, float epsilon, TrustRatio bounds) {

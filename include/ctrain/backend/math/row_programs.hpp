@@ -24,6 +24,17 @@ struct OptimizerNumbers {
   std::int64_t t = 1;
 };
 
+/// The same in double.
+inline AdamWNumbers as_written(const OptimizerNumbers& n) {
+  return {.learning_rate = n.learning_rate,
+          .beta1 = as_written(n.beta1),
+          .beta2 = as_written(n.beta2),
+          .epsilon = n.epsilon,
+          .weight_decay = n.weight_decay,
+          .gradient_scale = n.gradient_scale,
+          .t = n.t};
+}
+
 /// sqrt(1 - beta2^t), and 1 - beta1^t.
 inline double root_correction(const OptimizerNumbers& n, std::int64_t t) {
   return std::sqrt(1 - std::pow(as_written(n.beta2), double(t)));
@@ -54,12 +65,14 @@ struct FollowMoments {
   static constexpr bool takes_gradient = true;
   float beta1 = 0, rest1 = 0, beta2 = 0, rest2 = 0, gradient_scale = 1;
 
-  explicit FollowMoments(const OptimizerNumbers& n)
-      : beta1(n.beta1),
-        rest1(float(1 - as_written(n.beta1))),
-        beta2(n.beta2),
-        rest2(float(1 - as_written(n.beta2))),
+  FollowMoments() = default;
+  CTRAIN_HOST_DEVICE explicit FollowMoments(const AdamWNumbers& n)
+      : beta1(float(n.beta1)),
+        rest1(float(1 - n.beta1)),
+        beta2(float(n.beta2)),
+        rest2(float(1 - n.beta2)),
         gradient_scale(n.gradient_scale) {}
+  explicit FollowMoments(const OptimizerNumbers& n) : FollowMoments(as_written(n)) {}
   CTRAIN_HOST_DEVICE FollowMoments ready() const { return *this; }
   template <class Real> CTRAIN_HOST_DEVICE void step(Real (&x)[states], Real gradient) const {
     const Real g = gradient * Real(gradient_scale);
@@ -121,12 +134,27 @@ CTRAIN_HOST_DEVICE inline float trust_ratio(const LambNorms& norms, const TrustR
   return ratio < bounds.least ? bounds.least : ratio > bounds.most ? bounds.most : ratio;
 }
 
-/// u of LAMB, and the rate that the trust ratio is multiplied by. The paper (arXiv 1904.00962,
-/// algorithm 2) corrects both moments; DeepSpeed's FusedLamb neither, but the whole update.
-inline Descend lamb(const OptimizerNumbers& n, Compat compat) {
-  if (compat == Compat::paper) return {corrected_direction(n, n.t), n.learning_rate};
-  const double correction = root_correction(n, n.t) / mean_correction(n, n.t);
-  return {plain_direction(n), float(n.learning_rate * correction)};
+/// What a step of LAMB does to every tensor: u, and the rate that the trust ratio is multiplied by.
+struct LambStep {
+  FollowMoments follow;
+  Descend descend;
+
+  /// Nothing is done.
+  CTRAIN_HOST_DEVICE constexpr bool is_skipped() const { return follow.gradient_scale == 0; }
+};
+
+/// The paper (arXiv 1904.00962, algorithm 2) corrects both moments; DeepSpeed's FusedLamb neither,
+/// but the whole update. A gradient_scale of 0: nothing is done.
+CTRAIN_HOST_DEVICE inline LambStep lamb_step(const AdamWNumbers& n, Compat compat) {
+  const double root2 = std::sqrt(1 - std::pow(n.beta2, double(n.t)));
+  const double mean1 = 1 - std::pow(n.beta1, double(n.t));
+  LambStep step{FollowMoments(n), {}};
+  Direction& u = step.descend.direction;
+  u.epsilon = n.epsilon, u.decay = n.weight_decay;
+  if (compat == Compat::paper) u.mean_factor = float(1 / mean1), u.root_correction = float(root2);
+  step.descend.rate =
+      float(compat == Compat::paper ? n.learning_rate : n.learning_rate * (root2 / mean1));
+  return step;
 }
 
 /// w -= rate trust_ratio(*norms) u(w, m, v).
@@ -139,6 +167,49 @@ struct DescendByTrust {
 
   CTRAIN_HOST_DEVICE Descend ready() const {
     return {descend.direction, descend.rate * trust_ratio(*norms, bounds)};
+  }
+};
+
+// The same by a step that was decided in memory: FollowMoments, Direction, DescendByTrust.
+
+template <class Program> struct UnlessSkipped {
+  Program program;
+  bool is_skipped;
+
+  template <class Real, int States>
+  CTRAIN_HOST_DEVICE void step(Real (&x)[States], Real gradient) const {
+    if (!is_skipped) program.step(x, gradient);
+  }
+};
+
+struct FollowMomentsOf {
+  static constexpr int states = 2, written = 2;
+  static constexpr bool takes_gradient = true;
+  const LambStep* step = nullptr;
+
+  CTRAIN_HOST_DEVICE UnlessSkipped<FollowMoments> ready() const {
+    return {step->follow, step->is_skipped()};
+  }
+};
+
+struct DirectionOf {
+  static constexpr int states = 3;
+  const LambStep* step = nullptr;
+
+  template <class Real> CTRAIN_HOST_DEVICE Real of(const Real (&x)[states]) const {
+    return step->descend.direction.of(x);
+  }
+};
+
+struct DescendByTrustOf {
+  static constexpr int states = 3, written = 1;
+  static constexpr bool takes_gradient = false;
+  const LambStep* step = nullptr;
+  TrustRatio bounds;
+  const LambNorms* norms = nullptr;
+
+  CTRAIN_HOST_DEVICE UnlessSkipped<Descend> ready() const {
+    return {DescendByTrust{step->descend, bounds, norms}.ready(), step->is_skipped()};
   }
 };
 
