@@ -237,17 +237,10 @@ class Trainer : Check<P> {
           if (op.kind == OpKind::linear) shapes.push_back({op.out, op.in, in_blocks});
         return shapes;
       };
-      const auto steps = [](int step, int most) {
-        std::vector<int> rows;
-        for (int r = step; r < most; r += step) rows.push_back(r);
-        rows.push_back(most);
-        return rows;
-      };
-      const Batch& batch = policy.batch;
       backend_.template prepare_shapes<typename MemoryMap<P>::Compute>(
-          of(graph.forward_block, packed), steps(batch.row_step(), batch.rows()));
+          of(graph.forward_block, packed), row_counts(policy.batch, Rows::tokens));
       backend_.template prepare_shapes<float>(of(graph.forward_head, false),
-                                              steps(16, batch.sentence_bound()));
+                                              row_counts(policy.batch, Rows::sentences));
     }
   }
 

@@ -1,4 +1,3 @@
-#include <ctrain/core/each.hpp>
 #include <ctrain/core/hash.hpp>
 #include <ctrain/core/say.hpp>
 #include <ctrain/core/table.hpp>
@@ -19,13 +18,6 @@ constexpr Table<int, 3> two_rows() {
   return t;
 }
 static_assert(two_rows().size == 2 && two_rows()[0] == 4 && two_rows()[1] == 7);
-
-constexpr int unrolled_sum() {
-  int sum = 0;
-  each<4>([&]<int I>() { sum = 10 * sum + I; });
-  return sum;
-}
-static_assert(unrolled_sum() == 123);
 
 // FNV-1a of "a", and of nothing, as published by its authors.
 static_assert(Hash{}.value == 0xcbf29ce484222325u);

@@ -4,6 +4,7 @@
 #include <ctrain/backend/cuda/product_shapes.hpp>
 #include <ctrain/memory/plan.hpp>
 #include <ctrain/model/graph.hpp>
+#include <ctrain/model/row_counts.hpp>
 
 #include <set>
 #include <vector>
@@ -20,17 +21,6 @@ template <class Act> void with_type(DType type, Act&& act) {
     act(fp16());
   else
     act(0.0f);
-}
-
-/// What a micro-batch's rows can come to.
-inline std::vector<int> row_counts(const Batch& batch, Rows of) {
-  const bool tokens = of == Rows::tokens;
-  const int step = tokens ? batch.row_step() : 16;
-  const int most = tokens ? batch.rows() : batch.sentence_bound();
-  std::vector<int> counts;
-  for (int rows = step; rows < most; rows += step) counts.push_back(rows);
-  counts.push_back(most);
-  return counts;
 }
 
 /// The shapes of one op of a program, as KernelCalls asks for them: with what the library may do on
