@@ -135,8 +135,8 @@ template <class T> struct NearOperands {
                           simd::load_words(a.first + r * a.row_step + g * group, some));
       });
   }
-  /// All rows of a factor that is a panel: its columns. Reads nothing past the last of them, where a
-  /// matrix that is no packed panel may end.
+  /// All rows of a factor that is a panel: its columns. Reads nothing past the last of them, where
+  /// a matrix that is no packed panel may end.
   void take_transposed(const FactorRows<T>& a, int count, int groups) {
     simd::each_lanes(count, [&](int r, auto some) {
       for (int g = 0; g < groups; g += simd::width) {
