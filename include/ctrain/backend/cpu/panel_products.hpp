@@ -9,6 +9,7 @@
 #include <ctrain/backend/cpu/rows.hpp>
 #include <ctrain/backend/cpu/threads.hpp>
 #include <ctrain/backend/cpu/update.hpp>
+#include <ctrain/core/units.hpp>
 
 #include <span>
 #include <vector>
@@ -217,12 +218,14 @@ class PanelProducts {
                   });
   }
 
-  /// How many panels of x are packed at a time: all of them up to chunk_groups of rows, fewer of
-  /// more.
+  /// How many panels of x are packed at a time: all of them up to chunk_groups of rows; of more
+  /// rows that share of them, or what 2 MiB hold.
   template <class T> static int gradient_panels(int rows, int in) {
-    const std::int64_t all = Panels<T>{rows, in}.count();
+    const Panels<T> x{rows, in};
     const std::int64_t chunk = chunk_groups * Panels<T>::group;
-    return std::max(1, int(all * chunk / std::max<std::int64_t>(chunk, rows)));
+    const std::int64_t share = x.count() * chunk / std::max<std::int64_t>(chunk, rows);
+    const std::int64_t near = 2 * MiB / (std::max<std::int64_t>(1, x.stride()) * bytes(sizeof(T)));
+    return int(std::clamp<std::int64_t>(std::max(share, near), 1, std::max(1, x.count())));
   }
 
   /// Elements of those, and of all panels of dz where x is not packed at once: then those are used
