@@ -5,6 +5,7 @@
 #include <ctrain/backend/comm/single.hpp>
 #include <ctrain/backend/comm/transfer.hpp>
 #include <ctrain/backend/default.hpp>
+#include <ctrain/model/row_counts.hpp>
 #include <ctrain/policy/rules.hpp>
 #include <ctrain/schedule/check.hpp>
 #include <ctrain/trainer/initialize.hpp>
