@@ -29,7 +29,6 @@ template <class T> struct Operands {
   Layer layer;
   int rows;
   std::int64_t in = layer.in, out = layer.out;
-  bytes end = 0;
   Arena arena{bytes(4 * sizeof(T) + 12) * (out * in + rows * (out + in)) + 16 * MiB};
   T* x = values<T>(rows * in);
   T* z = values<T>(rows * out);
@@ -54,8 +53,7 @@ template <class T> struct Operands {
   /// The next `count` elements, within [-0.5, 0.5).
   template <class U> U* values(std::int64_t count) {
     const bytes size = round_up(count * bytes(sizeof(U)), 4 * KiB);
-    U* const result = reinterpret_cast<U*>(arena.at(end, size));
-    end += size;
+    U* const result = reinterpret_cast<U*>(arena.at(arena.high_water(), size));
     std::uint32_t bits = 1;
     for (std::int64_t i = 0; i < count; ++i)
       result[i] = U(float((bits = bits * 1664525u + 1013904223u) >> 8) / 16777216.0f - 0.5f);

@@ -123,8 +123,6 @@ template <class P> Outcome replayed() {
   return replayed;
 }
 
-}  // namespace
-
 /// Some steps are skipped, the last is not.
 void skips(const Outcome& got) {
   int skipped = 0;
@@ -134,6 +132,8 @@ void skips(const Outcome& got) {
   CHECK_FALSE(got.results.back().skipped);
   CHECK(got.scale.skipped_steps == skipped);
 }
+
+}  // namespace
 
 TEST_CASE("cuda.captured.replayed_steps_have_the_bits_of_walked_ones_fp32") {
   using P = OnDevice<Compute::fp32>;

@@ -29,7 +29,7 @@ template <class G> void row_programs_agree() {
             Buffer<float> weight(w, shift), first(m, shift), second(v, shift);
             Buffer<float> few(Floats{0, 3}, 0);
             LambNorms norms;
-            const LambStep step = lamb_step(as_written(n), Compat::paper);
+            const LambStep step = lamb_step(n, Compat::paper);
             LambStep skipped = step;
             skipped.follow.gradient_scale = 0;
             const Descend by = step.descend;

@@ -127,14 +127,14 @@ inline void decisions_agree() {
     record.result.loss_sum = loss, record.result.sentences = 4;
     numbers.clip = clip;
     backend.run(RunOnce<DecideStep>{{&state, &numbers, &record, 1, by, {}, {}, 0}});
-    return state.plain.gradient_scale;
+    return state.plain.adam.gradient_scale;
   };
   CHECK(decide(4.0, {}, 0.0f) == 0.25f);
   CHECK(state.total.gradient_norm == 0.5);
   CHECK(decide(4.0, {}, 1.0f) == 0.25f);  // norm 0.5: no clipping
   CHECK(decide(64.0, {}, 1.0f) == Approx(0.25 * 0.5));
-  CHECK(state.decaying.decay == Approx(1e-4));
-  CHECK(state.plain.decay == 0);
+  CHECK(state.decaying.adam.decay == Approx(1e-4));
+  CHECK(state.plain.adam.decay == 0);
   constexpr LossScale by{.rule = LossScaleRule::grad_scaler, .initial = 1024, .window = 2};
   state.loss_scale = first_loss_scale(by);
   CHECK(decide(64.0 * 1024 * 1024, by, 1.0f) == Approx(0.25 * 0.5 / 1024));
@@ -144,7 +144,7 @@ inline void decisions_agree() {
   AdamWUpdate call = adamw_call(OptimizerKind::adamw_torch);
   call.weight = weight.data(), call.first_moment = first.data();
   call.second_moment = second.data(), call.gradient = gradient.data(), call.count = 5;
-  call.decided = &state.plain;
+  call.decided = &state.plain.adam;
   const auto changes_nothing = [&](auto& on) {
     on.run(call);
     CHECK(weight == Floats{1, 2, 3, 4, 5});

@@ -15,14 +15,19 @@
 
 namespace ctrain {
 
+/// The numbers of an update: those of Adam's kinds, and LAMB's.
+struct Decided {
+  AdamWFactors adam;
+  LambStep lamb;
+};
+
 /// What a step decides, and what it leaves for the next one.
 struct StepState {
   LossScaleState loss_scale;
   std::int32_t failed = 0;  // a loss or a gradient is not finite, and no lower scale mends that:
                             // nothing changes until a host has seen it
   StepResult total{};       // of all ranks
-  AdamWFactors plain{}, decaying{};  // of parameters without and with weight decay
-  LambStep lamb_plain{}, lamb_decaying{};
+  Decided plain{}, decaying{};  // of parameters without and with weight decay
 };
 
 static_assert(sizeof(StepState) <= Split::state && sizeof(StepNumbers) <= Split::numbers);
@@ -97,6 +102,10 @@ struct DecideStep {
   }
   CTRAIN_HOST_DEVICE static bool is_finite(double x) { return x - x == 0; }
 
+  CTRAIN_HOST_DEVICE Decided decided(const AdamWNumbers& n) const {
+    if (n.kind != OptimizerKind::lamb) return {adamw_factors(n), {}};
+    return {adamw_factors(n), lamb_step(n, compat)};
+  }
   CTRAIN_HOST_DEVICE void decide_factors(bool updates, double mean) const {
     const double bound = numbers->clip / (state->total.gradient_norm + 1e-6);
     const double clip = numbers->clip > 0 && bound < 1.0 ? bound : 1.0;
@@ -104,12 +113,9 @@ struct DecideStep {
     n.learning_rate = double(float(numbers->learning_rate));
     n.gradient_scale = updates ? float(mean * clip) : 0.0f;
     n.t = numbers->step - state->loss_scale.skipped_steps + 1;
-    const bool is_lamb = n.kind == OptimizerKind::lamb;
-    state->plain = adamw_factors(n);
-    if (is_lamb) state->lamb_plain = lamb_step(n, compat);
+    state->plain = decided(n);
     n.weight_decay = numbers->weight_decay;
-    state->decaying = adamw_factors(n);
-    if (is_lamb) state->lamb_decaying = lamb_step(n, compat);
+    state->decaying = decided(n);
   }
 };
 

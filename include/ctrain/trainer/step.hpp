@@ -586,7 +586,7 @@ template <HasPolicy P, Backend B, Communicator C = Single> class Step {
                    .beta2 = policy.optimizer.beta2,
                    .epsilon = policy.optimizer.epsilon,
                    .weight_decay = numbers_.weight_decay,
-                   .gradient_scale = state.plain.gradient_scale,
+                   .gradient_scale = state.plain.adam.gradient_scale,
                    .t = updates() + 1});
   }
   void write_state(const StepState& state) {

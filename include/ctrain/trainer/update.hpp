@@ -51,7 +51,7 @@ template <HasPolicy P, Backend B> class Update {
     const TensorCursor at = at_;
     at_.pass(signs_.layout_of(run));
     if constexpr (is_adam(kind))
-      adam(run, gradient, n, kind, true, decided(run));
+      adam(run, gradient, n, kind, true, &decided(run)->adam);
     else if constexpr (kind == OptimizerKind::lamb)
       lamb(run, gradient);
     else if constexpr (kind == OptimizerKind::one_bit_lamb)
@@ -138,7 +138,7 @@ template <HasPolicy P, Backend B> class Update {
   static bool decays(const Run& run) {
     return ctrain::decays(graph.parameters.rows[run.parameter], optimizer.decay);
   }
-  const AdamWFactors* decided(const Run& run) {
+  const Decided* decided(const Run& run) {
     return decays(run) ? &map_.state()->decaying : &map_.state()->plain;
   }
   template <class G>
@@ -186,8 +186,7 @@ template <HasPolicy P, Backend B> class Update {
     float *const w = map_.at(State::weight, run), *const m = map_.at(State::first_moment, run),
                  *const v = map_.at(State::second_moment, run);
     auto* const norms = map_.template optimizer<LambNorms>(0, sizeof(LambNorms));
-    const LambStep* const step =
-        decays(run) ? &map_.state()->lamb_decaying : &map_.state()->lamb_plain;
+    const LambStep* const step = &decided(run)->lamb;
     backend_.run(RunRows<FollowMomentsOf, G>{{step}, {m, v}, run.count, gradient});
     backend_.run(Clear{norms, sizeof *norms});
     backend_.run(SumOfSquares{&norms->weight, w, run.count});

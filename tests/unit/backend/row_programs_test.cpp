@@ -34,7 +34,7 @@ void lamb_step(B& backend, Floats& w, Floats& m, Floats& v, const Floats& gradie
                const OptimizerNumbers& n, Compat compat, TrustRatio bounds = {}) {
   const auto count = std::int64_t(w.size());
   LambNorms norms;
-  const LambStep step = ctrain::lamb_step(as_written(n), compat);
+  const LambStep step = ctrain::lamb_step(n, compat);
   backend.run(RunRows<FollowMomentsOf>{{&step}, {m.data(), v.data()}, count, gradient.data()});
   backend.run(SumOfSquares{&norms.weight, w.data(), count});
   backend.run(

@@ -19,6 +19,14 @@ struct AdamWNumbers {
   bool correct_bias = true;
 };
 
+/// 1 - beta1^t, and sqrt(1 - beta2^t).
+CTRAIN_HOST_DEVICE inline double mean_correction(const AdamWNumbers& n, std::int64_t t) {
+  return 1 - std::pow(n.beta1, double(t));
+}
+CTRAIN_HOST_DEVICE inline double root_correction(const AdamWNumbers& n, std::int64_t t) {
+  return std::sqrt(1 - std::pow(n.beta2, double(t)));
+}
+
 /// One step's constants, rounded to float once. Decided ones whose gradient_scale is 0: nothing
 /// is updated.
 struct AdamWFactors {
@@ -37,8 +45,8 @@ template <class Real> struct AdamWElement { Real weight, first_moment, second_mo
 /// Hugging Face: w - lr sqrt(c2) / c1 * m / (sqrt(v) + eps), then times (1 - lr wd). L2: torch's
 /// step of m without decay, which g has had added: wd w.
 CTRAIN_HOST_DEVICE inline AdamWFactors adamw_factors(const AdamWNumbers& n) {
-  const double correction1 = n.correct_bias ? 1 - std::pow(n.beta1, double(n.t)) : 1.0;
-  const double root2 = n.correct_bias ? std::sqrt(1 - std::pow(n.beta2, double(n.t))) : 1.0;
+  const double correction1 = n.correct_bias ? mean_correction(n, n.t) : 1.0;
+  const double root2 = n.correct_bias ? root_correction(n, n.t) : 1.0;
   const bool torch = n.kind != OptimizerKind::adamw_hugging_face;
   const double rate = n.learning_rate;
   return {.beta1 = float(n.beta1),

@@ -22,26 +22,18 @@ struct OptimizerNumbers {
   float learning_rate = 0, beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f, weight_decay = 0;
   float gradient_scale = 1;
   std::int64_t t = 1;
+
+  /// The same in double, as they were written.
+  operator AdamWNumbers() const {
+    return {.learning_rate = learning_rate,
+            .beta1 = as_written(beta1),
+            .beta2 = as_written(beta2),
+            .epsilon = epsilon,
+            .weight_decay = weight_decay,
+            .gradient_scale = gradient_scale,
+            .t = t};
+  }
 };
-
-/// The same in double.
-inline AdamWNumbers as_written(const OptimizerNumbers& n) {
-  return {.learning_rate = n.learning_rate,
-          .beta1 = as_written(n.beta1),
-          .beta2 = as_written(n.beta2),
-          .epsilon = n.epsilon,
-          .weight_decay = n.weight_decay,
-          .gradient_scale = n.gradient_scale,
-          .t = n.t};
-}
-
-/// sqrt(1 - beta2^t), and 1 - beta1^t.
-inline double root_correction(const OptimizerNumbers& n, std::int64_t t) {
-  return std::sqrt(1 - std::pow(as_written(n.beta2), double(t)));
-}
-inline double mean_correction(const OptimizerNumbers& n, std::int64_t t) {
-  return 1 - std::pow(as_written(n.beta1), double(t));
-}
 
 // moments ----------------------------------------------------------------------------------------
 
@@ -72,7 +64,6 @@ struct FollowMoments {
         beta2(float(n.beta2)),
         rest2(float(1 - n.beta2)),
         gradient_scale(n.gradient_scale) {}
-  explicit FollowMoments(const OptimizerNumbers& n) : FollowMoments(as_written(n)) {}
   CTRAIN_HOST_DEVICE FollowMoments ready() const { return *this; }
   template <class Real> CTRAIN_HOST_DEVICE void step(Real (&x)[states], Real gradient) const {
     const Real g = gradient * Real(gradient_scale);
@@ -95,11 +86,12 @@ struct Direction {
 };
 
 /// Without correction of bias.
-inline Direction plain_direction(const OptimizerNumbers& n) {
+CTRAIN_HOST_DEVICE inline Direction plain_direction(const AdamWNumbers& n) {
   return {.epsilon = n.epsilon, .decay = n.weight_decay};
 }
 /// With m corrected at step t, and v as of step `frozen` where it no longer moves.
-inline Direction corrected_direction(const OptimizerNumbers& n, std::int64_t frozen) {
+CTRAIN_HOST_DEVICE inline Direction corrected_direction(const AdamWNumbers& n,
+                                                        std::int64_t frozen) {
   return {.mean_factor = float(1 / mean_correction(n, n.t)),
           .root_correction = float(root_correction(n, frozen < n.t ? frozen : n.t)),
           .epsilon = n.epsilon,
@@ -146,15 +138,12 @@ struct LambStep {
 /// The paper (arXiv 1904.00962, algorithm 2) corrects both moments; DeepSpeed's FusedLamb neither,
 /// but the whole update. A gradient_scale of 0: nothing is done.
 CTRAIN_HOST_DEVICE inline LambStep lamb_step(const AdamWNumbers& n, Compat compat) {
-  const double root2 = std::sqrt(1 - std::pow(n.beta2, double(n.t)));
-  const double mean1 = 1 - std::pow(n.beta1, double(n.t));
-  LambStep step{FollowMoments(n), {}};
-  Direction& u = step.descend.direction;
-  u.epsilon = n.epsilon, u.decay = n.weight_decay;
-  if (compat == Compat::paper) u.mean_factor = float(1 / mean1), u.root_correction = float(root2);
-  step.descend.rate =
-      float(compat == Compat::paper ? n.learning_rate : n.learning_rate * (root2 / mean1));
-  return step;
+  const bool corrects_each = compat == Compat::paper;
+  const double rate = corrects_each
+                          ? n.learning_rate
+                          : n.learning_rate * (root_correction(n, n.t) / mean_correction(n, n.t));
+  const Direction u = corrects_each ? corrected_direction(n, n.t) : plain_direction(n);
+  return {FollowMoments(n), {u, float(rate)}};
 }
 
 /// w -= rate trust_ratio(*norms) u(w, m, v).
